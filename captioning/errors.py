@@ -1,7 +1,7 @@
 """Every way in which a caption can fail, with what the caller is told.
 
     CaptioningError
-    ├── InvalidRequest                400
+    ├── InvalidRequest                400 invalid_request
     │   ├── InvalidJson               400 invalid_json
     │   ├── MissingImage              400 missing_image
     │   ├── InvalidParameter          400 invalid_parameter
@@ -65,6 +65,8 @@ class InvalidRequest(CaptioningError):
     """The request is malformed."""
 
     status = 400
+    code = "invalid_request"
+    sentence = "The request is malformed."
 
 
 class InvalidJson(InvalidRequest):

@@ -1,0 +1,146 @@
+"""A bounded queue in front of one model thread: pictures that wait together are captioned together."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from captioning.deadline import Deadline
+from captioning.errors import DeadlineExceeded, Overloaded, ShuttingDown
+from captioning.preprocessor import Preprocessor
+
+Pixels = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """Hold what shapes a caption; only pictures with equal options share a batch."""
+
+    prompt: str = ""
+    max_new_tokens: int = 20
+    num_beams: int = 1
+
+
+class Engine(Protocol):
+    """What runs the model. Only the model thread calls `caption`; all else serves many threads."""
+
+    preprocessor: Preprocessor
+
+    def check(self, options: GenerationOptions) -> None:
+        """Raise `InvalidParameter` when the model cannot hold the prompt and the caption."""
+
+    def caption(self, pixel_values: Pixels, options: GenerationOptions) -> list[str]:
+        """Caption float32 ``[B, 3, H, W]``: B captions."""
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Hold a caption with the seconds that it waited and that the model took for its batch."""
+
+    caption: str
+    queue_s: float
+    generate_s: float
+
+
+@dataclass(frozen=True)
+class _Job:
+    pixel_values: Pixels
+    options: GenerationOptions
+    deadline: Deadline
+    future: Future[Captioned] = field(default_factory=Future)
+    queued_at: float = field(default_factory=time.monotonic)
+
+
+class Batcher:
+    """Collect pictures for one model thread, which calls `run`.
+
+    A batch never waits for company: the model takes whatever waits when it comes free, up to ``max_batch_size``.
+    """
+
+    def __init__(self, *, max_batch_size: int, max_waiting: int) -> None:
+        self._max_batch_size = max_batch_size
+        self._max_waiting = max_waiting
+        self._waiting: deque[_Job] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._seconds_per_picture = 0.0
+
+    def submit(self, pixel_values: Pixels, options: GenerationOptions, deadline: Deadline) -> Future[Captioned]:
+        """Queue one picture, float32 ``[3, H, W]``.
+
+        The future fails with `DeadlineExceeded` when the deadline passes before the model comes to it.
+
+        Raises:
+            Overloaded: the queue is full.
+            ShuttingDown: the batcher is closed.
+        """
+        job = _Job(pixel_values, options, deadline)
+        with self._changed:
+            if self._closed:
+                raise ShuttingDown
+            if len(self._waiting) >= self._max_waiting:
+                raise Overloaded(retry_after_s=self.expected_wait_s())
+            self._waiting.append(job)
+            self._changed.notify()
+        return job.future
+
+    def expected_wait_s(self) -> float:
+        """Return the seconds until a picture that came now would be captioned, by the speed measured so far."""
+        return (len(self._waiting) + 1) * self._seconds_per_picture
+
+    def run(self, engine: Engine) -> None:
+        """Caption what comes, in the calling thread, until `close` is called and nothing waits any more."""
+        while batch := self._next_batch():
+            started = time.monotonic()
+            try:
+                captions = engine.caption(np.stack([job.pixel_values for job in batch]), batch[0].options)
+            except Exception as error:  # noqa: BLE001 - the waiting requests raise it at their own edge, which logs it
+                for job in batch:
+                    job.future.set_exception(error)
+                continue
+            took = time.monotonic() - started
+            self._learn_speed(took / len(batch))
+            for job, caption in zip(batch, captions, strict=True):
+                job.future.set_result(Captioned(caption, started - job.queued_at, took))
+
+    def close(self) -> None:
+        """Take no more pictures; what waits is still captioned."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _next_batch(self) -> list[_Job]:
+        """Wait for work; return jobs with equal options, the oldest among them, or none when all is done."""
+        with self._changed:
+            while True:
+                batch = self._take()
+                if batch or (self._closed and not self._waiting):
+                    return batch
+                self._changed.wait()
+
+    def _take(self) -> list[_Job]:
+        batch: list[_Job] = []
+        others: deque[_Job] = deque()
+        while self._waiting and len(batch) < self._max_batch_size:
+            job = self._waiting.popleft()
+            if batch and job.options != batch[0].options:
+                others.append(job)
+            elif not job.future.set_running_or_notify_cancel():
+                continue
+            elif job.deadline.passed:
+                job.future.set_exception(DeadlineExceeded(detail="waited for the model"))
+            else:
+                batch.append(job)
+        self._waiting.extendleft(reversed(others))
+        return batch
+
+    def _learn_speed(self, seconds: float) -> None:
+        known = self._seconds_per_picture
+        self._seconds_per_picture = seconds if not known else 0.8 * known + 0.2 * seconds

@@ -1,0 +1,134 @@
+"""From the body of a request, in any of its forms, to one typed value."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+from werkzeug.wrappers import Request
+
+from captioning.batcher import GenerationOptions
+from captioning.errors import (
+    ImageTooLarge,
+    InvalidImageUrl,
+    InvalidJson,
+    InvalidParameter,
+    MissingImage,
+    UnsupportedContentType,
+)
+from captioning.fetcher import check_url
+
+# A body of 15 MB that is nothing but "[]," would become 300 MB of Python objects; real ones hold a few fields.
+_MAX_JSON_ELEMENTS = 10_000
+
+
+class Options(BaseModel):
+    """Check the options, which come as JSON fields, form fields or query parameters."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="ignore", strict=True)
+
+    prompt: str | None = Field(None, max_length=500)
+    max_new_tokens: int | None = Field(None, ge=1, le=100)
+    num_beams: int | None = Field(None, ge=1, le=5)
+
+
+@dataclass(frozen=True)
+class CaptionRequest:
+    """Hold what is asked for: ``source`` is an http(s) URL or a picture's encoded bytes."""
+
+    source: str | bytes
+    options: GenerationOptions
+
+
+def read_caption_request(request: Request, defaults: GenerationOptions, *, max_image_bytes: int) -> CaptionRequest:
+    """Read the body as its Content-Type says: JSON, a form, or an image with the options in the query.
+
+    Raises:
+        InvalidJson, MissingImage, InvalidParameter, InvalidImageUrl, ImageTooLarge, UnsupportedContentType:
+            as the table of errors says.
+    """
+    fields: dict[str, Any]
+    image: bytes | None = None
+    if request.is_json:
+        fields = _json_object(request.get_data(cache=False))
+    elif request.mimetype in ("multipart/form-data", "application/x-www-form-urlencoded"):
+        fields = request.form.to_dict()
+        if file := request.files.get("image"):
+            image = file.read()
+    elif request.mimetype.startswith("image/"):
+        fields = request.args.to_dict()
+        image = request.get_data(cache=False)
+    elif request.mimetype:
+        raise UnsupportedContentType
+    else:
+        raise MissingImage if not request.get_data() else UnsupportedContentType
+    options = _options(fields, defaults, strings=not request.is_json)
+    if image is None:
+        image_or_url = _from_url(fields.get("imageUrl"), max_image_bytes)
+    else:
+        image_or_url = _within_limit(image, len(image), max_image_bytes)
+    return CaptionRequest(image_or_url, options)
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    if sum(map(body.count, (b",", b"[", b"{"))) > _MAX_JSON_ELEMENTS:
+        raise InvalidJson(f"The JSON body holds more than {_MAX_JSON_ELEMENTS:,} elements.")
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidJson(detail=str(error)) from error
+    if not isinstance(fields, dict):
+        raise InvalidJson
+    return fields
+
+
+def _options(fields: dict[str, Any], defaults: GenerationOptions, *, strings: bool) -> GenerationOptions:
+    known = {field.alias: fields[field.alias] for field in Options.model_fields.values() if field.alias in fields}
+    try:
+        options = Options.model_validate_strings(known) if strings else Options.model_validate(known)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        raise InvalidParameter(f"{problem['loc'][0]}: {problem['msg']}.") from error
+    given = {name: value for name, value in options if value is not None}
+    return replace(defaults, **{**given, "prompt": (options.prompt or "").strip()})
+
+
+def _from_url(url: object, max_image_bytes: int) -> str | bytes:
+    if url is None or url == "":
+        raise MissingImage
+    if not isinstance(url, str):
+        raise InvalidImageUrl("imageUrl must be a string.")
+    url = url.strip()
+    if url[:5].lower() == "data:":
+        return _from_data_url(url, max_image_bytes)
+    check_url(url)
+    return url
+
+
+def _from_data_url(url: str, max_image_bytes: int) -> bytes:
+    """Decode a data: URL (RFC 2397), base64 as forgivingly as browsers do (WHATWG Infra, forgiving-base64)."""
+    head, comma, data = url.partition(",")
+    if not comma:
+        raise InvalidImageUrl("The data: URL has no comma between its type and its data.")
+    is_base64 = head.lower().endswith(";base64")
+    _within_limit(b"", len(data) * 3 // 4 - 2 if is_base64 and "%" not in data else 0, max_image_bytes)
+    try:
+        content = unquote_to_bytes(data) if "%" in data or not is_base64 else data.encode("ascii")
+        if is_base64:
+            content = b"".join(content.split()).rstrip(b"=")
+            content = base64.b64decode(content + b"=" * (-len(content) % 4), validate=True)
+    except (binascii.Error, UnicodeEncodeError) as error:
+        raise InvalidImageUrl("The data: URL does not hold valid base64.", detail=str(error)) from error
+    return _within_limit(content, len(content), max_image_bytes)
+
+
+def _within_limit(image: bytes, size: int, max_image_bytes: int) -> bytes:
+    if size > max_image_bytes:
+        raise ImageTooLarge(f"The image is over the limit of {max_image_bytes:,} bytes.")
+    return image

@@ -1,0 +1,96 @@
+"""The stages of a caption, in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from captioning.admission import MemoryBudget, MemoryHold
+from captioning.batcher import Captioned, Engine, GenerationOptions, Pixels
+from captioning.deadline import Deadline
+from captioning.decoder import open_image
+from captioning.errors import DeadlineExceeded
+from captioning.fetcher import Fetcher
+
+
+class Model(Protocol):
+    """What the pipeline needs of the model."""
+
+    def engine(self) -> Engine:
+        """Return the engine, or raise `ModelLoading` or `ModelFailed`."""
+
+    def submit(self, pixel_values: Pixels, options: GenerationOptions, deadline: Deadline) -> Future[Captioned]:
+        """Queue one preprocessed picture."""
+
+
+@dataclass
+class StageTimes:
+    """Collect the seconds that each stage took."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what runs inside, also when it fails."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.monotonic() - started
+
+
+class Pipeline:
+    """Take a picture, or the URL of one, through all stages to its caption."""
+
+    def __init__(self, fetcher: Fetcher, model: Model, decoding: MemoryBudget, *, max_image_pixels: int) -> None:
+        """Join the stages; ``decoding`` bounds the memory of all pictures that are decoded at once."""
+        self._fetcher = fetcher
+        self._model = model
+        self._decoding = decoding
+        self._max_image_pixels = max_image_pixels
+
+    def caption(
+        self,
+        source: str | bytes,
+        options: GenerationOptions,
+        *,
+        deadline: Deadline,
+        memory: MemoryHold,
+        times: StageTimes,
+    ) -> str:
+        """Caption one picture, given as an http(s) URL or as its encoded bytes.
+
+        ``memory`` grows with the bytes that are downloaded; ``times`` is filled stage by stage.
+
+        Raises:
+            CaptioningError: any of the tree.
+        """
+        engine = self._model.engine()
+        engine.check(options)
+        if isinstance(source, str):
+            with times.stage("fetch"):
+                source = self._fetcher.fetch(source, timeout_s=deadline.remaining())
+        with times.stage("decode"):
+            pixel_values = self._decode(engine, source, deadline)  # [3, H, W]
+        captioned = self._generate(pixel_values, options, deadline)
+        times.seconds.update(queue=captioned.queue_s, generate=captioned.generate_s)
+        return captioned.caption
+
+    def _decode(self, engine: Engine, data: bytes, deadline: Deadline) -> Pixels:
+        opened = open_image(data, max_pixels=self._max_image_pixels, target_size=max(engine.preprocessor.size))
+        with self._decoding.hold(deadline) as memory:
+            memory.grow(min(opened.memory_bytes, self._decoding.total_bytes))
+            return engine.preprocessor(opened.decode())
+
+    def _generate(self, pixel_values: Pixels, options: GenerationOptions, deadline: Deadline) -> Captioned:
+        future = self._model.submit(pixel_values, options, deadline)
+        try:
+            return future.result(timeout=deadline.remaining())
+        except (TimeoutError, CancelledError) as error:
+            raise DeadlineExceeded(detail="waited for the model") from error
+        finally:
+            future.cancel()  # of no effect once it runs; before that, nobody waits for it any more

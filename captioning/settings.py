@@ -1,0 +1,120 @@
+"""Every setting of the service, read once from the environment and checked at the start."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from captioning.cpus import available_cpus
+
+BLIP_BASE = "Salesforce/blip-image-captioning-base"
+BLIP_BASE_REVISION = "82a37760796d32b1411fe092ab5d4e227313294b"
+
+MIB = 1024 * 1024
+
+
+class SettingsError(ValueError):
+    """Say in one sentence which environment variable is wrong, and how."""
+
+
+class Settings(BaseSettings):
+    """Hold the settings; each field is the environment variable of the same name in capitals."""
+
+    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="ignore", hide_input_in_errors=True)
+
+    model_id: str = Field(BLIP_BASE, description="hub name or folder of the BLIP model")
+    model_revision: str | None = Field(None, description="commit, tag or branch of a hub model; BLIP-base is pinned")
+    engine: Literal["torch"] = Field("torch", description="what runs the model")
+    num_threads: int = Field(0, ge=0, le=256, description="threads of the model; 0: the container's CPUs, shared out")
+    web_concurrency: int = Field(1, ge=1, le=64, description="gunicorn workers; each loads its own model")
+    port: int = Field(8000, ge=0, le=65535, description="port that gunicorn listens on")
+
+    max_new_tokens: int = Field(
+        20, ge=1, le=100, description="longest caption in tokens, when the request says nothing"
+    )
+    num_beams: int = Field(1, ge=1, le=5, description="beams, when the request says nothing; 1 is greedy")
+    batch_max_size: int = Field(4, ge=1, le=64, description="most pictures in one call of the model")
+    max_concurrent_requests: int = Field(64, ge=1, le=1000, description="captions in the works at once; more get 429")
+    request_timeout_s: float = Field(30.0, gt=0, le=600, description="from a request's arrival to its answer")
+
+    fetch_connect_timeout_s: float = Field(5.0, gt=0, le=60, description="for each address of the image's server")
+    fetch_timeout_s: float = Field(15.0, gt=0, le=600, description="for a whole download, redirects included")
+    fetch_max_redirects: int = Field(5, ge=0, le=20, description="redirects that are followed")
+    fetch_allowed_ports: Annotated[frozenset[int] | None, NoDecode] = Field(
+        frozenset({80, 443}), description="ports that pictures are fetched from; * is any"
+    )
+    fetch_allow_private_addresses: bool = Field(False, description="fetch from any address; for private networks")
+
+    max_body_bytes: int = Field(15 * MIB, ge=1024, description="largest request body; base64 adds a third")
+    max_image_bytes: int = Field(10 * MIB, ge=1024, description="largest picture, after unpacking")
+    max_image_pixels: int = Field(40_000_000, ge=1, description="largest width x height of a picture")
+
+    api_keys: Annotated[frozenset[str], NoDecode] = Field(
+        frozenset(), description="comma-separated keys, one of which a caption then needs; empty: open to all"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severe line logged")
+
+    @field_validator("fetch_allowed_ports", mode="before")
+    @classmethod
+    def _split_ports(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value.strip() == "*":
+            return None
+        ports = _split(value)
+        if not ports or not all(port.isascii() and port.isdigit() and 0 < int(port) < 65536 for port in ports):
+            raise ValueError("must be ports separated by commas, or *")
+        return frozenset(map(int, ports))
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: Any) -> Any:
+        return frozenset(_split(value)) if isinstance(value, str) else value
+
+    @property
+    def revision(self) -> str | None:
+        """Return the revision to load: the one set, else the pinned one of BLIP-base, else none (the hub's main)."""
+        return self.model_revision or (BLIP_BASE_REVISION if self.model_id == BLIP_BASE else None)
+
+    @property
+    def model_threads(self) -> int:
+        """Return how many threads one worker's model may use."""
+        return self.num_threads or max(1, available_cpus() // self.web_concurrency)
+
+    @property
+    def encoded_memory_bytes(self) -> int:
+        """Return how much memory request bodies and downloads may take at once."""
+        return 6 * max(self.max_body_bytes, self.max_image_bytes)
+
+    @property
+    def decoding_memory_bytes(self) -> int:
+        """Return how much memory decoded pictures may take at once: the largest one fits, with its decoder."""
+        return 5 * self.max_image_pixels
+
+    @property
+    def logging_level(self) -> int:
+        """Return the level as the logging module counts it."""
+        return logging.getLevelNamesMapping()[self.log_level]
+
+
+def load_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        SettingsError: a variable has a bad value; the message names every such variable.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, problem['loc'])).upper()}: {problem['msg'].removeprefix('Value error, ')}"
+            for problem in error.errors(include_url=False, include_input=False, include_context=False)
+        ]
+        raise SettingsError("Bad settings. " + "; ".join(problems) + ".") from None
+
+
+def _split(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]

@@ -1,0 +1,66 @@
+"""BLIP under PyTorch with transformers' own classes: readable, exact, the reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, BlipForConditionalGeneration
+
+from captioning.batcher import GenerationOptions, Pixels
+from captioning.errors import InvalidParameter
+from captioning.preprocessor import Preprocessor
+
+
+class TorchEngine:
+    """Run BLIP in float32 on the CPU, or in half precision on a GPU where there is one."""
+
+    def __init__(self, folder: Path, *, num_threads: int) -> None:
+        """Load the checkpoint in ``folder``.
+
+        Raises:
+            ValueError: weights are missing from the checkpoint.
+            OSError: a file is missing or broken.
+        """
+        torch.set_num_threads(num_threads)
+        gpu = torch.cuda.is_available()
+        self._device = torch.device("cuda" if gpu else "cpu")
+        self._dtype = torch.float16 if gpu else torch.float32
+        self.preprocessor = Preprocessor.from_folder(folder)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        loaded: Any = BlipForConditionalGeneration.from_pretrained(
+            folder, local_files_only=True, dtype=self._dtype, output_loading_info=True
+        )
+        model, loading = loaded
+        if missing := sorted(loading["missing_keys"]):
+            raise ValueError(f"the checkpoint lacks {len(missing)} of BLIP's weights, {missing[0]} among them")
+        self._model = model.to(self._device).eval()
+
+    def check(self, options: GenerationOptions) -> None:
+        """Raise `InvalidParameter` when the model has no room for the prompt and the caption."""
+        room = self._model.config.text_config.max_position_embeddings - options.max_new_tokens
+        if len(self._input_ids(options.prompt)) > room:
+            raise InvalidParameter(f"prompt is too long: the model has room for {max(0, room)} tokens of it.")
+
+    @torch.inference_mode()
+    def caption(self, pixel_values: Pixels, options: GenerationOptions) -> list[str]:
+        """Caption float32 ``[B, 3, H, W]``: B captions, each with its prompt in front."""
+        inputs = {}
+        if options.prompt:
+            # [CLS] prompt [SEP]: generate puts the decoder's own start in the first place and drops the last.
+            ids = torch.tensor([self._input_ids(options.prompt)] * len(pixel_values), device=self._device)  # [B, T]
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        tokens = self._model.generate(
+            pixel_values=torch.from_numpy(pixel_values).to(self._device, self._dtype),  # [B, 3, H, W]
+            max_new_tokens=options.max_new_tokens,
+            num_beams=options.num_beams,
+            do_sample=False,
+            **inputs,
+        )  # [B, T + N]
+        return [caption.strip() for caption in self._tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+    def _input_ids(self, prompt: str) -> list[int]:
+        # The tokenizer under transformers' wrapper, which changes its state at every call and so is not thread-safe.
+        ids: list[int] = self._tokenizer.backend_tokenizer.encode(prompt).ids
+        return ids

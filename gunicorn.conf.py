@@ -1,0 +1,41 @@
+"""How gunicorn serves the application. What is set here, GUNICORN_CMD_ARGS and the command line outrank."""
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from captioning.settings import SettingsError, load_settings
+
+try:
+    _settings = load_settings()
+except SettingsError as error:
+    sys.exit(str(error))
+
+bind = f"0.0.0.0:{_settings.port}"
+workers = _settings.web_concurrency
+worker_class = "gthread"
+# More threads than admission has permits: a health check and a 429 never wait for a caption.
+threads = _settings.max_concurrent_requests + 16
+worker_connections = threads + 1000
+backlog = 512
+keepalive = 75  # longer than a proxy's, so that the proxy is the one to close
+graceful_timeout = 25  # Render sends KILL 30 s after TERM
+# A heartbeat file on a disk can block for as long as the disk does.
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+control_socket_disable = True
+
+
+def post_worker_init(worker: Any) -> None:
+    """Load the model in the process that serves, whether or not the application was imported before the fork."""
+    captioner = worker.wsgi.extensions["captioner"]
+    captioner.start()
+    stop = signal.getsignal(signal.SIGTERM)
+
+    def drain(number: int, frame: FrameType | None) -> None:
+        captioner.drain()
+        if callable(stop):
+            stop(number, frame)
+
+    signal.signal(signal.SIGTERM, drain)

@@ -1,0 +1,214 @@
+"""The model as the service sees it: loading, ready, failed or draining.
+
+One thread per process downloads it, loads it, warms it up and then runs it: torch's memory grows with every new
+thread that runs a model, and a model that was loaded before a fork hangs in the child. So nothing happens at
+import; `Captioner.start` is called in the process that serves.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from captioning.batcher import Batcher, Captioned, Engine, GenerationOptions, Pixels
+from captioning.deadline import Deadline
+from captioning.errors import ModelFailed, ModelLoading
+from captioning.settings import Settings
+
+log = logging.getLogger("captioning.model")
+
+Status = Literal["loading", "ready", "failed", "draining"]
+
+# What BLIP needs. The hub's folder also holds a TensorFlow copy of the weights, another 1 GB.
+_SMALL_FILES = (
+    "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt",
+)  # fmt: skip
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there
+
+
+class ModelLoadError(Exception):
+    """Say in one sentence why the model cannot be loaded and what to do."""
+
+
+class Captioner:
+    """Own the model thread: load the engine there, then run the batcher in it."""
+
+    def __init__(
+        self, load: Callable[[], Engine], batcher: Batcher, *, on_failure: Callable[[], None] = lambda: None
+    ) -> None:
+        """Prepare; ``on_failure`` is called, in the model thread, when the model cannot be loaded."""
+        self._load = load
+        self._batcher = batcher
+        self._on_failure = on_failure
+        self._status: Status = "loading"
+        self._engine: Engine | None = None
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def status(self) -> Status:
+        """Tell where the model is in its life."""
+        return self._status
+
+    def start(self) -> None:
+        """Start the model thread, unless it runs already."""
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+                self._thread.start()
+
+    def engine(self) -> Engine:
+        """Return the engine.
+
+        Raises:
+            ModelLoading: it is not ready yet.
+            ModelFailed: it could not be loaded.
+        """
+        if self._engine is not None:
+            return self._engine
+        raise ModelFailed if self._status == "failed" else ModelLoading(retry_after_s=5)
+
+    def submit(self, pixel_values: Pixels, options: GenerationOptions, deadline: Deadline) -> Future[Captioned]:
+        """Queue one preprocessed picture; see `Batcher.submit`."""
+        return self._batcher.submit(pixel_values, options, deadline)
+
+    def expected_wait_s(self) -> float:
+        """Return the seconds until a picture that came now would be captioned."""
+        return self._batcher.expected_wait_s()
+
+    def drain(self) -> None:
+        """Say that this process takes no new requests; those that were let in are still captioned."""
+        self._status = "draining"
+
+    def _run(self) -> None:
+        started = time.monotonic()
+        try:
+            engine = self._load()
+        except ModelLoadError as error:
+            log.critical("%s", error)
+            self._fail()
+            return
+        except BaseException:
+            log.critical("The model could not be loaded because of a bug.", exc_info=True)
+            self._fail()
+            raise
+        self._engine = engine
+        if self._status == "loading":
+            self._status = "ready"
+            log.info("The model is ready after %.1f s.", time.monotonic() - started)
+        self._batcher.run(engine)
+
+    def _fail(self) -> None:
+        self._status = "failed"
+        self._on_failure()
+
+
+def make_captioner(settings: Settings) -> Captioner:
+    """Make the captioner that the settings ask for; its model is loaded when it is started."""
+    return Captioner(
+        lambda: load_engine(settings),
+        Batcher(max_batch_size=settings.batch_max_size, max_waiting=settings.max_concurrent_requests),
+        on_failure=_end_the_server,
+    )
+
+
+def load_engine(settings: Settings) -> Engine:
+    """Download the model if need be, load it and caption one picture with it.
+
+    Raises:
+        ModelLoadError: it cannot be had or is not BLIP.
+    """
+    # transformers would otherwise ask the hub, in a thread of its own, for a safetensors copy of pickled weights.
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
+    folder = _local_folder(settings)
+    from transformers.utils import logging as transformers_logging
+
+    from captioning.torch_engine import TorchEngine
+
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
+    try:
+        engine = TorchEngine(folder, num_threads=settings.model_threads)
+        warm_up(engine)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        # transformers, safetensors and torch raise these for broken, incomplete or foreign checkpoints.
+        raise ModelLoadError(
+            f"The model {settings.model_id} cannot be loaded: {_first_line(error)}. "
+            "Set MODEL_ID to a BLIP captioning model on the hub or to a folder that holds one."
+        ) from error
+    return engine
+
+
+def warm_up(engine: Engine) -> None:
+    """Caption one grey picture, so that the first request does not pay for what is set up lazily."""
+    pixel_values: Pixels = engine.preprocessor(Image.new("RGB", (64, 64), "gray"))  # [3, H, W]
+    engine.caption(np.stack([pixel_values]), GenerationOptions(max_new_tokens=2))
+
+
+def _local_folder(settings: Settings) -> Path:
+    """Return the folder that holds the model's files, downloaded first if they are not there."""
+    folder = Path(settings.model_id)
+    if folder.is_dir():
+        return folder
+    if settings.model_id.startswith((".", "/", "~")) or settings.model_id.count("/") != 1:
+        raise ModelLoadError(
+            f"There is no folder {settings.model_id}, and it is no name of a model on the hub (owner/name) either."
+        )
+    return _download(settings.model_id, settings.revision)
+
+
+def _download(model_id: str, revision: str | None) -> Path:
+    """Return the snapshot of a hub model, from the cache where it is complete, else from the hub."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, XetDownloadError
+    from huggingface_hub.utils import disable_progress_bars, httpx
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    cached = partial(snapshot_download, model_id, revision=revision, local_files_only=True)
+    for weights in _WEIGHTS:
+        with suppress(LocalEntryNotFoundError):
+            folder = Path(cached(allow_patterns=[*_SMALL_FILES, weights]))
+            if (folder / weights).exists():
+                return folder
+    try:
+        # Asked once, without retries: whether the hub answers at all, and in which form it holds the weights.
+        listing = HfApi().model_info(model_id, revision=revision, timeout=10)
+        files = {sibling.rfilename for sibling in listing.siblings or []}
+        present = [name for name in _WEIGHTS if name in files]
+        if not present:
+            raise ModelLoadError(f"The model {model_id} on the hub holds none of {', '.join(_WEIGHTS)}.")
+        log.info("Downloading %s from the hub, revision %s.", model_id, listing.sha)
+        wanted = [*_SMALL_FILES, present[0]]
+        return Path(snapshot_download(model_id, revision=listing.sha, allow_patterns=wanted))
+    except (OSError, httpx.HTTPError, HFValidationError, XetDownloadError) as error:
+        raise ModelLoadError(
+            f"The model {model_id} could not be downloaded from the Hugging Face hub: {_first_line(error)}. "
+            "Either give this machine access to the hub, or set MODEL_ID to a folder that holds the model, "
+            "such as MODEL_ID=models/blip-emoji."
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".")
+
+
+def _end_the_server() -> None:
+    # Gunicorn stops as a whole, with this exit code, when a worker leaves with it; any other code, and it would
+    # start the worker again and again (gunicorn.arbiter.Arbiter.WORKER_BOOT_ERROR).
+    logging.shutdown()
+    os._exit(3)
