@@ -101,10 +101,10 @@ class Captioner:
             log.critical("%s", error)
             self._fail()
             return
-        except BaseException:
-            log.critical("The model could not be loaded because of a bug.", exc_info=True)
+        except Exception:
+            log.exception("The model could not be loaded because of a bug.")
             self._fail()
-            raise
+            return
         self._engine = engine
         if self._status == "loading":
             self._status = "ready"

@@ -104,15 +104,18 @@ class Fetcher:
             allow_private_addresses=allow_private_addresses,
         )
 
-    def fetch(self, url: str, timeout_s: float | None = None) -> bytes:
+    def fetch(
+        self, url: str, timeout_s: float | None = None, on_bytes: Callable[[int], None] = lambda size: None
+    ) -> bytes:
         """Return the body behind an http or https URL, unpacked.
 
         ``timeout_s`` is the caller's own remaining time; the shorter of it and the fetcher's counts.
+        ``on_bytes`` is called with the size of each piece before it is kept, and may wait or raise.
         Every failure is a ``CaptioningError``.
         """
         deadline = FetchDeadline(self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s))
         try:
-            return self._follow(url, deadline)
+            return self._follow(url, deadline, on_bytes)
         except _BAD_URL as exc:
             raise InvalidImageUrl("The image's URL is not a valid URL.", detail=str(exc)) from exc
         except _LIBRARY_FAILURES as exc:
@@ -123,12 +126,12 @@ class Fetcher:
                 detail=f"{type(exc).__name__}: {exc}",
             ) from exc
 
-    def _follow(self, url: str, deadline: FetchDeadline) -> bytes:
+    def _follow(self, url: str, deadline: FetchDeadline, on_bytes: Callable[[int], None]) -> bytes:
         for _ in range(self._max_redirects + 1):
             check_url(url)
             with self._answer(url, deadline) as answer:
                 if answer.status_code not in _REDIRECTS or "Location" not in answer.headers:
-                    return self._body(answer, deadline)
+                    return self._body(answer, deadline, on_bytes)
                 url = _redirect_target(url, answer)
         raise ImageFetchFailed(f"The image's URL redirects more than {self._max_redirects} times.")
 
@@ -142,7 +145,7 @@ class Fetcher:
         ):
             yield answer
 
-    def _body(self, answer: Response, deadline: FetchDeadline) -> bytes:
+    def _body(self, answer: Response, deadline: FetchDeadline, on_bytes: Callable[[int], None]) -> bytes:
         status = answer.status_code
         if 400 <= status < 500:
             raise ImageNotFound(f"The image's server answered {status}.")
@@ -155,9 +158,10 @@ class Fetcher:
         body = io.BytesIO()
         for piece in _unpacked(answer.raw.stream(_PIECE, decode_content=False), coding):
             deadline.left()
-            body.write(piece)
-            if body.tell() > self._max_bytes:
+            if body.tell() + len(piece) > self._max_bytes:
                 raise too_large
+            on_bytes(len(piece))
+            body.write(piece)
         return body.getvalue()
 
 
