@@ -25,7 +25,7 @@ from PIL import Image
 from captioning.batcher import Batcher, Captioned, Engine, GenerationOptions, Pixels
 from captioning.deadline import Deadline
 from captioning.errors import ModelFailed, ModelLoading
-from captioning.settings import Settings
+from captioning.settings import Settings, SettingsError, load_settings
 
 log = logging.getLogger("captioning.model")
 
@@ -133,7 +133,7 @@ def load_engine(settings: Settings) -> Engine:
     """
     # transformers would otherwise ask the hub, in a thread of its own, for a safetensors copy of pickled weights.
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
-    folder = _local_folder(settings)
+    folder = local_folder(settings)
     from transformers.utils import logging as transformers_logging
 
     from captioning.torch_engine import TorchEngine
@@ -158,8 +158,12 @@ def warm_up(engine: Engine) -> None:
     engine.caption(np.stack([pixel_values]), GenerationOptions(max_new_tokens=2))
 
 
-def _local_folder(settings: Settings) -> Path:
-    """Return the folder that holds the model's files, downloaded first if they are not there."""
+def local_folder(settings: Settings) -> Path:
+    """Return the folder that holds the model's files, downloaded first if they are not there.
+
+    Raises:
+        ModelLoadError: there is no such folder and the hub does not give such a model.
+    """
     folder = Path(settings.model_id)
     if folder.is_dir():
         return folder
@@ -212,3 +216,11 @@ def _end_the_server() -> None:
     # start the worker again and again (gunicorn.arbiter.Arbiter.WORKER_BOOT_ERROR).
     logging.shutdown()
     os._exit(3)
+
+
+if __name__ == "__main__":
+    # `python -m model_loader` downloads the model and says where it is: for a build step.
+    try:
+        print(local_folder(load_settings()))
+    except (ModelLoadError, SettingsError) as error:
+        sys.exit(str(error))

@@ -11,7 +11,7 @@ import hashlib
 import math
 import random
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -266,7 +266,7 @@ def describe_from(scene: Scene, choice: float) -> tuple[str, str]:
 
 
 def draw(scene: Scene, side: int) -> Image.Image:
-    """Paint the scene as an RGB picture of ``side`` × ``side`` pixels."""
+    """Paint the scene as an RGB picture of ``side`` by ``side`` pixels."""
     image = Image.new("RGB", (side, side), scene.shade)
     for placed in scene.placed:
         sprite = _sprite(placed.object, 2 * round(placed.size * side / 2), placed.angle)
@@ -277,7 +277,7 @@ def draw(scene: Scene, side: int) -> Image.Image:
     return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _sprite(obj: int, size: int, angle: int) -> Image.Image:
     glyph = _glyph(obj)
     scale = size / max(glyph.size)
@@ -285,7 +285,7 @@ def _sprite(obj: int, size: int, angle: int) -> Image.Image:
     return glyph.resize(shape, Image.Resampling.LANCZOS).rotate(angle, Image.Resampling.BICUBIC, expand=True)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _glyph(obj: int) -> Image.Image:
     font = ImageFont.truetype(FONT, FONT_SIZE)
     canvas = Image.new("RGBA", (FONT_SIZE * 2, FONT_SIZE * 2))

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from emoji_scenes import KINDS, OBJECTS, BACKGROUNDS, Scene, describe, describe_from, draw, make_scene
+from emoji_scenes import BACKGROUNDS, KINDS, OBJECTS, Scene, describe, describe_from, draw, make_scene
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
@@ -31,8 +31,8 @@ from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
 
 SIDE, PATCH, WIDTH = 112, 16, 192
 GRID = SIDE // PATCH
+MAX_POSITIONS = 64
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
-MAX_TOKENS = 26
 IGNORED = -100
 
 
@@ -46,12 +46,9 @@ def make_tokenizer(folder: Path) -> BertTokenizer:
     pieces = special + letters + ["##" + c for c in letters] + list(".,!?'-:;") + [w for w in words if len(w) > 1]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(pieces) + "\n")
-    tokenizer = BertTokenizer(vocab=str(folder / "vocab.txt"), bos_token="[DEC]", model_max_length=MAX_POSITIONS)
+    tokenizer = BertTokenizer(vocab=str(folder / "vocab.txt"), bos_token="[DEC]", model_max_length=MAX_POSITIONS)  # noqa: S106
     (folder / "vocab.txt").unlink()
     return tokenizer
-
-
-MAX_POSITIONS = 64
 
 
 def make_model(tokenizer: BertTokenizer) -> BlipForConditionalGeneration:
@@ -254,7 +251,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("models/blip-emoji"), help="where the model goes")
     parser.add_argument("--work", type=Path, default=Path("build/blip-emoji"), help="where checkpoints go")
-    parser.add_argument("--scenes", type=int, default=400_000, help="how many scenes to learn from")
+    parser.add_argument("--scenes", type=int, default=300_000, help="how many scenes to learn from")
     parser.add_argument("--warm-scenes", type=int, default=20_000, help="how many of one kind of object come first")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
