@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Literal
 
 import numpy as np
@@ -143,8 +144,8 @@ def load_engine(settings: Settings) -> Engine:
     try:
         engine = TorchEngine(folder, num_threads=settings.model_threads)
         warm_up(engine)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        # transformers, safetensors and torch raise these for broken, incomplete or foreign checkpoints.
+    except (OSError, ValueError, KeyError, RuntimeError, UnpicklingError) as error:
+        # transformers, safetensors and torch raise these for broken, incomplete, foreign or hostile checkpoints.
         raise ModelLoadError(
             f"The model {settings.model_id} cannot be loaded: {_first_line(error)}. "
             "Set MODEL_ID to a BLIP captioning model on the hub or to a folder that holds one."

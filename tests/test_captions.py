@@ -1,4 +1,4 @@
-"""Captions through HTTP are those of transformers, token for token, however a picture comes and whoever shares its batch."""
+"""Captions through HTTP are those of transformers, however a picture comes and whoever shares its batch."""
 
 from __future__ import annotations
 
