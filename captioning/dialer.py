@@ -90,7 +90,8 @@ class Dialer:
         """Return a socket connected to a host, over TLS checked against the host's name if asked."""
         if self._allowed_ports is not None and port not in self._allowed_ports:
             raise AddressNotAllowed(f"This service does not fetch images from port {port}.")
-        dialled = self._connect(self._dialable(_look_up(host, port, deadline)), deadline)
+        addresses = self._dialable(_look_up(host, port, deadline))[:_MAX_ADDRESSES]
+        dialled = self._connect(addresses, deadline)
         if tls:
             dialled = self._encrypt(dialled, host.rstrip("."), deadline)
         dialled.limit(deadline, max_bytes)
@@ -104,11 +105,11 @@ class Dialer:
         DNS64 (RFC 6147), which puts a NAT64 address beside the real one.
         """
         if self._allow_private_addresses:
-            return found[:_MAX_ADDRESSES]
+            return found
         public = [(family, where) for family, where in found if is_public_unicast(where[0])]
         if not public:
             raise AddressNotAllowed(detail=f"resolved to {', '.join(str(where[0]) for _, where in found)}")
-        return public[:_MAX_ADDRESSES]
+        return public
 
     def _connect(self, addresses: list[_Address], deadline: FetchDeadline) -> LimitedSocket:
         """Return a connection to the first address that answers."""
@@ -129,12 +130,9 @@ class Dialer:
 
     def _encrypt(self, plain: LimitedSocket, host: str, deadline: FetchDeadline) -> LimitedSocket:
         # urllib3's own wrapping would write to the context that other threads are reading.
-        plain.settimeout(deadline.left())
-        try:
+        with plain:
+            plain.settimeout(deadline.left())
             encrypted = self._tls.wrap_socket(plain, server_hostname=host)
-        except BaseException:
-            plain.close()
-            raise
         assert isinstance(encrypted, _LimitedTlsSocket)
         return encrypted
 

@@ -54,8 +54,8 @@ REAL_GETADDRINFO = socket.getaddrinfo
 def make_fetcher(**changes: Any) -> Fetcher:
     """Return a fetcher for local servers: any port, any address."""
     options: dict[str, Any] = {
-        "connect_timeout_s": 1.0,
-        "timeout_s": 5.0,
+        "connect_timeout_s": 30.0,
+        "timeout_s": 30.0,
         "max_redirects": 5,
         "max_bytes": 1_000_000,
         "allowed_ports": None,
@@ -109,10 +109,11 @@ def public_2(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def ended_within(seconds: float) -> Iterator[None]:
+def ended_in_time() -> Iterator[None]:
+    """Allow for a busy machine: what is ended here would otherwise last half a minute or for ever."""
     started = time.monotonic()
     yield
-    assert time.monotonic() - started < seconds
+    assert time.monotonic() - started < 10
 
 
 def open_files() -> int:
@@ -429,12 +430,12 @@ def silent_port() -> Iterator[int]:
 def test_a_silent_first_address_leaves_time_for_the_next(names: Names, silent_port: int) -> None:
     names.tell("two.example", ["127.0.0.3", "127.0.0.1"])
     with BadServer(answer_with(http_answer(PICTURE)), port=silent_port) as server:
-        fetcher = make_fetcher(connect_timeout_s=60, timeout_s=1.0)
+        fetcher = make_fetcher(timeout_s=4)
         assert fetcher.fetch(server.url(host="two.example")) == PICTURE
 
 
 def test_a_silent_only_address_is_a_timeout_that_names_its_seconds(silent_port: int) -> None:
-    with ended_within(2), pytest.raises(errors.ImageFetchTimeout, match=r"0\.3 seconds"):
+    with ended_in_time(), pytest.raises(errors.ImageFetchTimeout, match=r"0\.3 seconds"):
         make_fetcher(connect_timeout_s=0.3).fetch(f"http://127.0.0.3:{silent_port}/")
 
 
@@ -510,7 +511,7 @@ def test_the_body_of_a_redirect_is_never_read() -> None:
         fetcher = make_fetcher()
         tracemalloc.start()
         try:
-            with ended_within(2), pytest.raises(errors.ImageFetchFailed, match="more than 5"):
+            with pytest.raises(errors.ImageFetchFailed, match="more than 5"):
                 fetcher.fetch(server.url())
             assert tracemalloc.get_traced_memory()[1] < 3_000_000
         finally:
@@ -710,7 +711,7 @@ def test_redirects_lead_from_http_to_https_and_back(tls_for: Any) -> None:
 
 
 def test_many_threads_share_the_tls_context(tls_for: Any) -> None:
-    fetcher = make_fetcher(timeout_s=20)
+    fetcher = make_fetcher()
     with (
         BadServer(answer_with(http_answer(PICTURE)), tls=tls_for("127.0.0.1")) as server,
         ThreadPoolExecutor(8) as pool,
@@ -750,7 +751,7 @@ DRIPS = [
 def test_a_server_that_never_ends_is_ended_at_the_deadline(behaviour: Behaviour) -> None:
     with BadServer(behaviour) as server:
         fetcher = make_fetcher(timeout_s=0.4, max_bytes=100_000_000)
-        with ended_within(1.4), pytest.raises(errors.ImageFetchTimeout, match=r"within 0\.4 seconds"):
+        with ended_in_time(), pytest.raises(errors.ImageFetchTimeout, match=r"within 0\.4 seconds"):
             fetcher.fetch(server.url())
 
 
@@ -760,7 +761,7 @@ def test_a_server_that_never_ends_is_ended_at_the_deadline(behaviour: Behaviour)
 def test_so_is_one_that_drips_over_tls(tls_for: Any, behaviour: Behaviour) -> None:
     with BadServer(behaviour, tls=tls_for("127.0.0.1")) as server:
         fetcher = make_fetcher(timeout_s=0.5)
-        with ended_within(1.5), pytest.raises(errors.ImageFetchTimeout):
+        with ended_in_time(), pytest.raises(errors.ImageFetchTimeout):
             fetcher.fetch(server.url())
 
 
@@ -774,25 +775,25 @@ def drip_a_handshake(connection: Connection) -> None:
 
 @pytest.mark.parametrize("behaviour", [say_nothing, drip_a_handshake])
 def test_so_is_a_tls_handshake(behaviour: Behaviour) -> None:
-    with BadServer(behaviour) as server, ended_within(1.4), pytest.raises(errors.ImageFetchTimeout):
+    with BadServer(behaviour) as server, ended_in_time(), pytest.raises(errors.ImageFetchTimeout):
         make_fetcher(timeout_s=0.4).fetch(server.url().replace("http:", "https:"))
 
 
 def test_redirects_share_the_one_deadline() -> None:
     again = http_answer(status="302 Found", headers=["Location: /again"])
-    with BadServer(sleep_before(0.15, again)) as server, ended_within(1.4), pytest.raises(errors.ImageFetchTimeout):
+    with BadServer(sleep_before(0.15, again)) as server, ended_in_time(), pytest.raises(errors.ImageFetchTimeout):
         make_fetcher(timeout_s=0.4, max_redirects=20).fetch(server.url())
     assert server.connections <= 3
 
 
 def test_the_caller_s_remaining_time_counts_when_it_is_shorter() -> None:
     with BadServer(say_nothing) as server:
-        with ended_within(1.2), pytest.raises(errors.ImageFetchTimeout, match=r"0\.2 seconds"):
-            make_fetcher(timeout_s=5).fetch(server.url(), timeout_s=0.2)
-        with ended_within(1.2), pytest.raises(errors.ImageFetchTimeout, match=r"0\.2 seconds"):
-            make_fetcher(timeout_s=0.2).fetch(server.url(), timeout_s=5)
+        with ended_in_time(), pytest.raises(errors.ImageFetchTimeout, match=r"0\.2 seconds"):
+            make_fetcher().fetch(server.url(), timeout_s=0.2)
+        with ended_in_time(), pytest.raises(errors.ImageFetchTimeout, match=r"0\.2 seconds"):
+            make_fetcher(timeout_s=0.2).fetch(server.url(), timeout_s=30)
         for none_left in (0.0, -1.0):
-            with ended_within(0.5), pytest.raises(errors.ImageFetchTimeout):
+            with ended_in_time(), pytest.raises(errors.ImageFetchTimeout):
                 make_fetcher().fetch(server.url(), timeout_s=none_left)
 
 
@@ -825,7 +826,7 @@ def test_a_stuck_resolver_ends_at_the_deadline_and_holds_a_bounded_number_of_thr
         with pytest.raises(errors.ImageFetchTimeout):
             fetcher.fetch("http://stuck.example/")
 
-    with ended_within(2), ThreadPoolExecutor(8) as pool:
+    with ended_in_time(), ThreadPoolExecutor(8) as pool:
         list(pool.map(fetch, range(16)))
     assert len(look_ups()) == 3
 
@@ -839,7 +840,7 @@ def test_a_stuck_resolver_does_not_keep_the_process_from_ending() -> None:
         " allow_private_addresses=True).fetch('http://stuck.example/')\n"
     )
     root = Path(__file__).parent.parent
-    ended = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=20)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=40)
     assert "ImageFetchTimeout" in ended.stderr
 
 
@@ -856,7 +857,7 @@ def test_a_body_of_exactly_the_limit_is_fetched() -> None:
 def test_an_announced_length_over_the_limit_is_refused_unread() -> None:
     with (
         BadServer(drip(f"{OK}Content-Length: 1000001\r\n\r\n".encode(), b"x")) as server,
-        ended_within(1),
+        ended_in_time(),
         pytest.raises(errors.ImageTooLarge, match="1,000,000 bytes"),
     ):
         make_fetcher().fetch(server.url())
@@ -869,8 +870,10 @@ def test_an_announced_length_over_the_limit_is_refused_unread() -> None:
         pytest.param(CHUNKED, b"10000\r\n" + bytes(65_536) + b"\r\n", errors.ImageTooLarge, id="chunks"),
         pytest.param(CHUNKED + b"fffffffff\r\n", bytes(65_536), errors.ImageTooLarge, id="one chunk"),
         pytest.param(CHUNKED + b"-1\r\n", bytes(65_536), errors.ImageFetchFailed, id="chunk of -1"),
-        pytest.param(CHUNKED + b"0\r\n", b"X: y\r\n" * 1000, errors.ImageFetchFailed, id="trailers"),
-        pytest.param(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, errors.ImageFetchFailed, id="100 Continue"),
+        pytest.param(CHUNKED + b"0\r\n", b"X: " + b"y" * 500 + b"\r\n", errors.ImageFetchFailed, id="trailers"),
+        pytest.param(
+            b"", b"HTTP/1.1 100 Continue\r\nX: " + b"y" * 500 + b"\r\n\r\n", errors.ImageFetchFailed, id="100 Continue"
+        ),
         pytest.param(
             f"{OK}Content-Encoding: gzip\r\n\r\n".encode() + gzip.compress(b"x")[:10],
             b"\x00\x00\x00\xff\xff" * 1000,
@@ -881,7 +884,7 @@ def test_an_announced_length_over_the_limit_is_refused_unread() -> None:
 )
 def test_a_flood_ends_at_a_number_of_bytes(start: bytes, wave: bytes, error: type[Exception]) -> None:
     with BadServer(flood(start, wave)) as server:
-        fetcher = make_fetcher(timeout_s=30, max_bytes=200_000)
+        fetcher = make_fetcher(max_bytes=200_000)
         tracemalloc.start()
         try:
             with pytest.raises(error):
@@ -898,7 +901,7 @@ def test_a_bomb_is_unpacked_no_further_than_the_limit(coding: str) -> None:
         fetcher = make_fetcher(max_bytes=1_000_000)
         tracemalloc.start()
         try:
-            with ended_within(2), pytest.raises(errors.ImageTooLarge):
+            with pytest.raises(errors.ImageTooLarge):
                 fetcher.fetch(server.url())
             assert tracemalloc.get_traced_memory()[1] < 5_000_000
         finally:
@@ -930,6 +933,34 @@ def test_neither_threads_nor_sockets_stay_behind() -> None:
         server.end_clients()
         assert open_files() == before
     assert look_ups() == []
+
+
+def test_a_server_that_keeps_the_connection_open_is_hung_up_on() -> None:
+    hung_up = threading.Event()
+
+    def keep_open(connection: Connection) -> None:
+        connection.read_request()
+        connection.send(http_answer(PICTURE, headers=["Connection: keep-alive"]))
+        if connection.client.recv(1) == b"":
+            hung_up.set()
+
+    with BadServer(keep_open) as server:
+        assert make_fetcher().fetch(server.url()) == PICTURE
+        assert hung_up.wait(10)
+
+
+def test_the_size_of_each_piece_is_told_before_it_is_kept() -> None:
+    told: list[int] = []
+
+    def refuse(size: int) -> None:
+        told.append(size)
+        raise errors.Overloaded
+
+    with BadServer(answer_with(http_answer(PICTURE))) as server:
+        make_fetcher().fetch(server.url(), on_bytes=told.append)
+        assert sum(told) == len(PICTURE)
+        with pytest.raises(errors.Overloaded):
+            make_fetcher().fetch(server.url(), on_bytes=refuse)
 
 
 # Whatever comes
