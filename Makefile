@@ -27,7 +27,7 @@ test-fast: .venv/installed-dev ## run all tests but the slow ones
 lint: .venv/installed-dev ## check format, style and types
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
-	.venv/bin/mypy
+	.venv/bin/mypy .
 
 format: .venv/installed-dev ## put the code into its format
 	.venv/bin/ruff format .

@@ -14,6 +14,7 @@ import argparse
 import string
 from itertools import islice, product
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessorPil, BlipProcessor
@@ -21,8 +22,10 @@ from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
 
 def make_tokenizer(folder: Path, config: BlipConfig) -> BertTokenizer:
     """Make a BERT tokenizer with the special tokens where the config has them; the words are invented."""
-    size = config.text_config.vocab_size
-    special = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", size - 2: "[DEC]", size - 1: "[ENC]"}
+    text: Any = config.text_config
+    size = text.vocab_size
+    special = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}
+    special |= {size - 2: "[DEC]", size - 1: "[ENC]"}
     letters = list(string.ascii_lowercase + string.digits)
     known = letters + ["##" + letter for letter in letters] + list(".,!?'-:;") + ["picture", "photo", "of"]
     invented = map("".join, product("bcdfghjklmnprstvwz", "aeiou", "bdfgklmnprstvz", "aeiou", "lmnrst"))
@@ -31,7 +34,9 @@ def make_tokenizer(folder: Path, config: BlipConfig) -> BertTokenizer:
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(pieces) + "\n")
     tokenizer = BertTokenizer(
-        vocab=str(vocabulary), bos_token="[DEC]", model_max_length=config.text_config.max_position_embeddings
+        vocab=str(vocabulary),
+        bos_token="[DEC]",  # noqa: S106
+        model_max_length=text.max_position_embeddings,
     )
     vocabulary.unlink()
     return tokenizer
@@ -40,9 +45,10 @@ def make_tokenizer(folder: Path, config: BlipConfig) -> BertTokenizer:
 def make_model(config: BlipConfig, seed: int) -> BlipForConditionalGeneration:
     """Make the model with random weights; it never chooses the token that would end a caption."""
     torch.manual_seed(seed)
+    text: Any = config.text_config
     model = BlipForConditionalGeneration(config)
     with torch.no_grad():
-        model.text_decoder.cls.predictions.bias[config.text_config.sep_token_id] = -1e4
+        model.text_decoder.cls.predictions.bias[text.sep_token_id] = -1e4
     return model
 
 

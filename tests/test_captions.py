@@ -8,6 +8,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from transformers import AutoTokenizer, BlipForConditionalGeneration, BlipImageP
 from captioning.decoder import open_image
 from captioning.preprocessor import Preprocessor
 
-OPTIONS = [
+OPTIONS: list[dict[str, Any]] = [
     {},
     {"prompt": "a picture of"},
     {"numBeams": 3},
@@ -94,7 +95,7 @@ def test_every_form_of_input_gives_the_same_caption(service: Service, image_serv
 
 def test_options_come_as_json_form_fields_or_query(service: Service) -> None:
     picture = SAMPLES[0].read_bytes()
-    options = {"prompt": "a picture of", "maxNewTokens": 4, "numBeams": 2}
+    options: dict[str, Any] = {"prompt": "a picture of", "maxNewTokens": 4, "numBeams": 2}
     data_url = "data:;base64," + base64.b64encode(picture).decode()
     expected = {"output": reference_caption(picture, **options)}
     assert service.post(json={"imageUrl": data_url, **options}).json() == expected

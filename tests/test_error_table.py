@@ -189,7 +189,7 @@ def no_engine() -> Engine:
 
 
 @pytest.fixture
-def serve_app() -> Iterator[Callable[[Captioner], Service]]:
+def serve_app() -> Iterator[Callable[[Captioner], str]]:
     """Serve the application with a model of the test's own."""
     servers = []
 

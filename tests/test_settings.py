@@ -56,8 +56,8 @@ def test_booleans_mean_what_they_say(monkeypatch: pytest.MonkeyPatch, text: str,
 
 def test_lists_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_with(monkeypatch, FETCH_ALLOWED_PORTS="80, 8080", API_KEYS=" a ,b,")
-    assert settings.fetch_allowed_ports == {80, 8080}
-    assert settings.api_keys == {"a", "b"}
+    assert settings.fetch_allowed_ports == frozenset({80, 8080})
+    assert settings.api_keys == frozenset({"a", "b"})
     assert settings_with(monkeypatch, FETCH_ALLOWED_PORTS="*").fetch_allowed_ports is None
 
 

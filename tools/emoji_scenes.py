@@ -201,7 +201,7 @@ def make_scene(index: int, seed: int, *, kinds: tuple[str, ...] = KINDS) -> Scen
     weights = [KIND_WEIGHTS[KINDS.index(kind)] for kind in kinds]
     kind = rng.choices(kinds, weights)[0]
     background = rng.choice(list(BACKGROUNDS))
-    shade = tuple(min(255, max(0, c + rng.randint(-12, 12))) for c in BACKGROUNDS[background])
+    red, green, blue = (min(255, max(0, c + rng.randint(-12, 12))) for c in BACKGROUNDS[background])
     count = {"one": 1, "three alike": 3, "between": 3}.get(kind, 2)
     if kind.endswith("alike"):
         objects = [rng.randrange(len(OBJECTS))] * count
@@ -213,7 +213,7 @@ def make_scene(index: int, seed: int, *, kinds: tuple[str, ...] = KINDS) -> Scen
         Placed(obj, x, y, size * rng.uniform(0.93, 1.04), rng.randrange(-12, 13, 6))
         for obj, (x, y) in zip(objects, centres, strict=True)
     )
-    return Scene(kind, background, shade, placed, rng.uniform(0, 6), rng.getrandbits(32))
+    return Scene(kind, background, (red, green, blue), placed, rng.uniform(0, 6), rng.getrandbits(32))
 
 
 def _centres(rng: random.Random, kind: str, count: int, size: float) -> list[tuple[float, float]]:
