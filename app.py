@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from captioning.admission import Admission, MemoryBudget
 from captioning.batcher import GenerationOptions
-from captioning.caption_request import read_caption_request
+from captioning.caption_request import parse_caption_request
 from captioning.deadline import Deadline
 from captioning.errors import (
     CaptioningError,
@@ -26,7 +26,7 @@ from captioning.errors import (
 )
 from captioning.fetcher import Fetcher
 from captioning.pipeline import Pipeline, StageTimes
-from captioning.request_body import reading_body
+from captioning.request_body import read_body
 from captioning.settings import Settings, load_settings
 from model_loader import Captioner, make_captioner
 
@@ -44,11 +44,6 @@ def create_app(settings: Settings | None = None, captioner: Captioner | None = N
 
     app = Flask(__name__, static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.config.update(
-        MAX_CONTENT_LENGTH=settings.max_body_bytes,
-        MAX_FORM_MEMORY_SIZE=settings.max_body_bytes,
-        MAX_FORM_PARTS=20,
-    )
     app.extensions["captioner"] = captioner
     _identify_requests(app)
     _answer_errors(app)
@@ -84,10 +79,8 @@ def _add_caption_route(app: Flask, settings: Settings, captioner: Captioner) -> 
         if captioner.status == "draining":
             raise ShuttingDown(retry_after_s=1)
         with admission.permit(captioner.expected_wait_s), encoded.hold(deadline) as memory:
-            with reading_body(request, deadline):
-                # A form or a data: URL stands in memory twice: as it came and as the picture that it holds.
-                memory.grow(2 * min(request.content_length or settings.max_body_bytes, settings.max_body_bytes))
-                asked = read_caption_request(request, defaults, max_image_bytes=settings.max_image_bytes)
+            body = read_body(request, max_bytes=settings.max_body_bytes, deadline=deadline, memory=memory)
+            asked = parse_caption_request(request, body, defaults, max_image_bytes=settings.max_image_bytes)
             g.times = StageTimes()
             caption = pipeline.caption(asked.source, asked.options, deadline=deadline, memory=memory, times=g.times)
         return jsonify(output=caption)
@@ -134,13 +127,30 @@ def _identify_requests(app: Flask) -> None:
             response.headers["Server-Timing"] = ", ".join(
                 f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in times.seconds.items()
             )
+        _log_request(response)
         return response
+
+
+def _log_request(response: Response) -> None:
+    """Write one line a request; health checks, which come every few seconds, only at DEBUG."""
+    level = logging.DEBUG if request.path in ("/healthz", "/readyz") else logging.INFO
+    error = g.get("error")
+    log.log(
+        level,
+        "%s %s %r -> %d%s [%s]",
+        g.request_id,
+        request.method,
+        request.path,
+        response.status_code,
+        f" {error.code}: {str(error)!r}" if error else "",
+        response.headers.get("Server-Timing", ""),
+    )
 
 
 def _answer_errors(app: Flask) -> None:
     @app.errorhandler(CaptioningError)
     def answer(error: CaptioningError) -> tuple[Response, int]:
-        log.info("%s %s %s: %s", g.request_id, error.status, error.code, error)
+        g.error = error
         response = jsonify(error=error.message, code=error.code, requestId=g.request_id)
         if error.retry_after_s is not None:
             response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import json
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,8 @@ from urllib.parse import unquote_to_bytes
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
+from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.formparser import FormDataParser
 from werkzeug.wrappers import Request
 
 from captioning.batcher import GenerationOptions
@@ -19,6 +22,7 @@ from captioning.errors import (
     InvalidImageUrl,
     InvalidJson,
     InvalidParameter,
+    InvalidRequest,
     MissingImage,
     UnsupportedContentType,
 )
@@ -26,6 +30,7 @@ from captioning.fetcher import check_url
 
 # A body of 15 MB that is nothing but "[]," would become 300 MB of Python objects; real ones hold a few fields.
 _MAX_JSON_ELEMENTS = 10_000
+_MAX_FORM_PARTS = 20
 
 
 class Options(BaseModel):
@@ -46,7 +51,9 @@ class CaptionRequest:
     options: GenerationOptions
 
 
-def read_caption_request(request: Request, defaults: GenerationOptions, *, max_image_bytes: int) -> CaptionRequest:
+def parse_caption_request(
+    request: Request, body: bytes, defaults: GenerationOptions, *, max_image_bytes: int
+) -> CaptionRequest:
     """Read the body as its Content-Type says: JSON, a form, or an image with the options in the query.
 
     Raises:
@@ -56,32 +63,31 @@ def read_caption_request(request: Request, defaults: GenerationOptions, *, max_i
     fields: dict[str, Any]
     image: bytes | None = None
     if request.is_json:
-        fields = _json_object(_body(request))
+        fields = _json_object(body)
     elif request.mimetype in ("multipart/form-data", "application/x-www-form-urlencoded"):
-        fields = request.form.to_dict()
-        if file := request.files.get("image"):
-            image = file.read()
+        fields, image = _form(request, body)
     elif request.mimetype.startswith("image/"):
-        fields = request.args.to_dict()
-        image = _body(request)
-    elif request.mimetype:
-        raise UnsupportedContentType
+        fields, image = request.args.to_dict(), body
     else:
-        raise UnsupportedContentType if _body(request) else MissingImage
+        raise UnsupportedContentType if body or request.mimetype else MissingImage
     options = _options(fields, defaults, strings=not request.is_json)
     if image is None:
-        image_or_url = _from_url(fields.get("imageUrl"), max_image_bytes)
-    else:
-        image_or_url = _within_limit(image, len(image), max_image_bytes)
-    return CaptionRequest(image_or_url, options)
+        return CaptionRequest(_from_url(fields.get("imageUrl"), max_image_bytes), options)
+    return CaptionRequest(_within_limit(image, len(image), max_image_bytes), options)
 
 
-def _body(request: Request) -> bytes:
-    body = request.get_data(cache=False)
-    if request.content_length is None:
-        # A chunked body stops at the limit without a word; asking for one byte more tells whether it was cut.
-        request.stream.read(1)
-    return body
+def _form(request: Request, body: bytes) -> tuple[dict[str, Any], bytes | None]:
+    parser = FormDataParser(
+        stream_factory=lambda *args, **kwargs: io.BytesIO(),  # by default, files over 500 kB go to the disk
+        max_form_memory_size=len(body),
+        max_form_parts=_MAX_FORM_PARTS,
+    )
+    try:
+        _, form, files = parser.parse(io.BytesIO(body), request.mimetype, len(body), request.mimetype_params)
+    except RequestEntityTooLarge as error:
+        raise InvalidRequest(f"The form has more than {_MAX_FORM_PARTS} parts.") from error
+    file = files.get("image")
+    return form.to_dict(), None if file is None else file.read()
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
