@@ -1,0 +1,50 @@
+"""What Pillow raises on hostile input -> the errors that a caller is told: the one boundary between them."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from PIL import Image, ImageCms
+
+from captioning.errors import CorruptImage, TooManyPixels, UnsupportedImage
+
+# What Pillow raises on hostile input, by cause. Its readers check little, so a byte that is missing or out of
+# range surfaces as whatever Python operation met it first; MemoryError and the bomb errors are told apart.
+PILLOW_ERRORS = (
+    OSError,  # decoders' own reports, cut data
+    SyntaxError,  # plugins: a header that makes no sense
+    ValueError,  # sizes, modes, chunk limits, text that does not decode
+    EOFError,  # no frame at all
+    RuntimeError,  # libavif
+    struct.error,  # headers cut short
+    zlib.error,  # PNG's compressed chunks
+    LookupError,  # palettes, tag tables and offsets outside their data
+    TypeError,  # tags of the wrong type or count
+    AttributeError,  # tags that are missing
+    ArithmeticError,  # zero rationals, sizes beyond C's integers
+    AssertionError,  # Pillow's own invariants
+    ImageCms.PyCMSError,  # LAB conversion
+)
+_UNSUPPORTED = re.compile(r"unsupported|not( yet)? supported|cannot handle|ftyp", re.IGNORECASE)
+# A TIFF that lost tags with its end looks like one of a rare kind.
+_DAMAGED_OR_UNSUPPORTED = re.compile(r"unknown (pixel mode|data organization)")
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn whatever Pillow raises inside into UnsupportedImage, CorruptImage or TooManyPixels."""
+    try:
+        yield
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
+        raise TooManyPixels(detail=repr(error)) from error
+    except PILLOW_ERRORS as error:
+        if _UNSUPPORTED.search(str(error)):
+            raise UnsupportedImage(detail=repr(error)) from error
+        sentence = None
+        if _DAMAGED_OR_UNSUPPORTED.search(str(error)):
+            sentence = "The image is damaged, or of a rare kind that is not supported; save it as PNG."
+        raise CorruptImage(sentence, detail=repr(error)) from error
