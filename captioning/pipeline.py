@@ -13,7 +13,7 @@ from captioning.admission import MemoryBudget, MemoryHold
 from captioning.batcher import Captioned, Engine, GenerationOptions, Pixels
 from captioning.deadline import Deadline
 from captioning.decoder import open_image
-from captioning.errors import DeadlineExceeded
+from captioning.errors import DeadlineExceeded, TooManyPixels
 from captioning.fetcher import Fetcher
 
 
@@ -81,9 +81,16 @@ class Pipeline:
         return captioned.caption
 
     def _decode(self, engine: Engine, data: bytes, deadline: Deadline) -> Pixels:
-        opened = open_image(data, max_pixels=self._max_image_pixels, target_size=max(engine.preprocessor.size))
+        size = max(engine.preprocessor.size)
+        opened = open_image(data, max_pixels=self._max_image_pixels, target_size=size)
+        if opened.memory_bytes > self._decoding.total_bytes:
+            # WebP's decoder, for one, takes 17 bytes a pixel.
+            raise TooManyPixels(
+                f"Decoding this {opened.format} image takes more memory than the service has for it.",
+                detail=f"{opened.memory_bytes:,} bytes",
+            )
         with self._decoding.hold(deadline) as memory:
-            memory.grow(min(opened.memory_bytes, self._decoding.total_bytes))
+            memory.grow(opened.memory_bytes)
             return engine.preprocessor(opened.decode())
 
     def _generate(self, pixel_values: Pixels, options: GenerationOptions, deadline: Deadline) -> Captioned:

@@ -91,8 +91,8 @@ class Settings(BaseSettings):
 
     @property
     def decoding_memory_bytes(self) -> int:
-        """Return how much memory decoded pictures may take at once: the largest one fits, with its decoder."""
-        return 5 * self.max_image_pixels
+        """Return how much memory decoding may take at once: twice what most pictures of the largest size need."""
+        return 8 * self.max_image_pixels
 
     @property
     def logging_level(self) -> int:

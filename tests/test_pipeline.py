@@ -1,0 +1,101 @@
+"""The stages together: what is asked of memory and time before anything is done."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from conftest import EMOJI_MODEL, SAMPLES
+
+from captioning.admission import MemoryBudget
+from captioning.batcher import Batcher, GenerationOptions
+from captioning.deadline import Deadline
+from captioning.errors import DeadlineExceeded, TooManyPixels
+from captioning.fetcher import Fetcher
+from captioning.pipeline import Pipeline, StageTimes
+from captioning.settings import Settings
+from model_loader import Captioner, load_engine
+
+PICTURE = SAMPLES[0].read_bytes()
+ROOMY = MemoryBudget(100_000_000)
+
+Caption = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def captioner() -> Iterator[Captioner]:
+    batcher = Batcher(max_batch_size=1, max_waiting=64)
+    captioner = Captioner(lambda: load_engine(Settings(model_id=str(EMOJI_MODEL))), batcher)
+    captioner.start()
+    while captioner.status == "loading":
+        time.sleep(0.05)
+    yield captioner
+    batcher.close()
+
+
+def caption(captioner: Captioner, *, decoding: MemoryBudget = ROOMY, seconds: float = 30, times: StageTimes) -> str:
+    fetcher = Fetcher(
+        connect_timeout_s=1,
+        timeout_s=1,
+        max_redirects=0,
+        max_bytes=1,
+        allowed_ports=frozenset(),
+        allow_private_addresses=False,
+    )
+    pipeline = Pipeline(fetcher, captioner, decoding, max_image_pixels=1_000_000)
+    deadline = Deadline.after(seconds)
+    with MemoryBudget(1).hold(deadline) as memory:
+        return pipeline.caption(PICTURE, GenerationOptions(), deadline=deadline, memory=memory, times=times)
+
+
+def test_an_upload_passes_three_stages(captioner: Captioner) -> None:
+    times = StageTimes()
+    assert caption(captioner, times=times).endswith("background")
+    assert list(times.seconds) == ["decode", "queue", "generate"]
+
+
+def test_a_picture_that_needs_more_memory_than_there_is_is_refused(captioner: Captioner) -> None:
+    with pytest.raises(TooManyPixels, match="JPEG"):
+        caption(captioner, decoding=MemoryBudget(10_000), times=StageTimes())
+
+
+def test_decoding_waits_for_memory_and_gives_it_back(captioner: Captioner) -> None:
+    decoding = MemoryBudget(30_000_000)
+    taken = threading.Event()
+
+    def release_later() -> None:
+        with decoding.hold(Deadline.after(30)) as hold:
+            hold.grow(decoding.total_bytes)
+            taken.set()
+            time.sleep(0.3)
+
+    other = threading.Thread(target=release_later)
+    other.start()
+    assert taken.wait(5)
+    times = StageTimes()
+    assert caption(captioner, decoding=decoding, times=times)
+    assert times.seconds["decode"] > 0.2
+    other.join()
+    with decoding.hold(Deadline.after(1)) as everything:
+        everything.grow(decoding.total_bytes)
+
+
+def test_a_request_whose_time_is_up_is_answered_and_not_computed(captioner: Captioner) -> None:
+    """Sixty ask at once and have the time of ten: some are captioned, the others are told."""
+    started = time.monotonic()
+    caption(captioner, times=StageTimes())
+    time_of_ten = 10 * (time.monotonic() - started)
+
+    def one(_: int) -> str | None:
+        try:
+            return caption(captioner, seconds=time_of_ten, times=StageTimes())
+        except DeadlineExceeded:
+            return None
+
+    with ThreadPoolExecutor(60) as callers:
+        answers = list(callers.map(one, range(60)))
+    assert 0 < answers.count(None) < 60
+    assert caption(captioner, times=StageTimes())
