@@ -40,6 +40,8 @@ def create_app(settings: Settings | None = None, captioner: Captioner | None = N
     settings = settings or load_settings()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("captioning").setLevel(settings.logging_level)
+    # It would log whole URLs, secrets in their queries included, whenever a server's headers are odd.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     captioner = captioner or make_captioner(settings)
 
     app = Flask(__name__, static_folder=None)

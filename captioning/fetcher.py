@@ -23,6 +23,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from requests import PreparedRequest, Request, Response
 from requests import exceptions as requests_exceptions
 from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
@@ -208,6 +209,14 @@ class _Transport(HTTPAdapter):
         port = parts.port if parts.port is not None else _DEFAULT_PORTS[parts.scheme]
         self._pool = pool(parts.hostname or "", port, dial=self._dial)
         return self._pool
+
+    def build_response(self, req: PreparedRequest, resp: Any) -> Response:
+        """Take what is used of an answer, and read no cookies: http.cookiejar warns of a hostile one for ever."""
+        answer = Response()
+        answer.status_code = resp.status
+        answer.headers = CaseInsensitiveDict(resp.headers)
+        answer.raw = resp
+        return answer
 
     def close(self) -> None:
         if self._pool is not None:

@@ -529,6 +529,12 @@ def test_a_redirect_without_a_location_is_no_picture() -> None:
 # What is not kept, and not looked at
 
 
+def test_a_hostile_cookie_is_not_even_read() -> None:
+    hostile = http_answer(b"picture", headers=["Set-Cookie: a=b; Max-Age=" + "9" * 400])
+    with BadServer(answer_with(hostile)) as server:
+        assert make_fetcher().fetch(server.url()) == b"picture"
+
+
 def test_cookies_are_not_sent_back() -> None:
     hop = http_answer(status="302 Found", headers=["Location: /next", "Set-Cookie: id=1; Path=/"])
     with BadServer(answer_in_turn(hop, http_answer(PICTURE))) as server:
