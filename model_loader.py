@@ -134,6 +134,9 @@ def load_engine(settings: Settings) -> Engine:
     """
     # transformers would otherwise ask the hub, in a thread of its own, for a safetensors copy of pickled weights.
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
+    # By default torch's threads spin while they wait for each other. On a CPU that others use too, the one that is
+    # waited for then gets no time: 2.5 s for a caption of 0.1 s. libgomp reads this when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     folder = local_folder(settings)
     from transformers.utils import logging as transformers_logging
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -39,16 +40,26 @@ def caption(picture: Path) -> tuple[str, float]:
 
 def main() -> int:
     """Run the demo."""
-    environment = {**os.environ, "MODEL_ID": MODEL}
-    server = subprocess.Popen([sys.executable, "-m", "gunicorn", "wsgi:app"], cwd=ROOT, env=environment)
+    quiet = {"LOG_LEVEL": "WARNING", "GUNICORN_CMD_ARGS": "--log-level warning"}
+    environment = {**os.environ, **quiet, "MODEL_ID": MODEL}
+    print(f"Loading {MODEL} ...", flush=True)
+    # In a group of its own, the server does not get Ctrl-C as well: it is stopped once, below.
+    server = subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", "wsgi:app"], cwd=ROOT, env=environment, process_group=0
+    )
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, lambda *_: sys.exit(0))
     try:
         wait_until_ready(server)
         print(f"\nThe sample pictures in {MODEL}/samples, captioned through POST {URL}/local-caption:\n")
         for picture in sorted((ROOT / MODEL / "samples").glob("*.jpg")):
             text, milliseconds = caption(picture)
-            print(f"  {picture.name:<18} {text:<72} {milliseconds:4.0f} ms")
-        print(f"\nServing at {URL} until Ctrl-C. Try it with a picture of your own drawing:\n")
-        print(f"  curl --data-binary @{MODEL}/samples/one-1.jpg -H 'Content-Type: image/jpeg' {URL}/local-caption\n")
+            print(f"  {picture.name:<18} {text:<74} {milliseconds:4.0f} ms", flush=True)
+        print(f"\nServing at {URL} until Ctrl-C. Try it from another terminal:\n")
+        print(
+            f"  curl --data-binary @{MODEL}/samples/one-1.jpg -H 'Content-Type: image/jpeg' {URL}/local-caption\n",
+            flush=True,
+        )
         return server.wait()
     except KeyboardInterrupt:
         return 0

@@ -17,6 +17,9 @@ from typing import Any
 import pytest
 import requests
 
+# The reference model runs in the tests' own process, beside the servers (see model_loader.load_engine).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 ROOT = Path(__file__).resolve().parent.parent
 EMOJI_MODEL = ROOT / "models" / "blip-emoji"
 SAMPLES = sorted((EMOJI_MODEL / "samples").glob("*.jpg"))
