@@ -34,7 +34,7 @@ format: .venv/installed-dev ## put the code into its format
 	.venv/bin/ruff check --fix .
 
 train: .venv/installed ## train models/blip-emoji from scratch (hours; needs fonts-noto-color-emoji)
-	.venv/bin/python tools/train_blip_emoji.py
+	OMP_WAIT_POLICY=PASSIVE .venv/bin/python tools/train_blip_emoji.py
 
 evaluate: .venv/installed ## measure models/blip-emoji on 1,000 held-out scenes (needs the font too)
 	.venv/bin/python tools/evaluate_blip_emoji.py
