@@ -25,6 +25,16 @@ EMOJI_MODEL = ROOT / "models" / "blip-emoji"
 SAMPLES = sorted((EMOJI_MODEL / "samples").glob("*.jpg"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the fast tests first: those without a server, then those with one, then the slow ones."""
+
+    def slowness(item: pytest.Item) -> tuple[bool, bool]:
+        fixtures = getattr(item, "fixturenames", ())
+        return item.get_closest_marker("slow") is not None, "start_service" in fixtures
+
+    items.sort(key=slowness)
+
+
 class Service:
     """Run `gunicorn wsgi:app` in the project's root and speak to it."""
 
