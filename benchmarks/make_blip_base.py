@@ -19,10 +19,10 @@ import torch
 from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessorPil, BlipProcessor
 
 
-def make_tokenizer(folder: Path, config: BlipConfig) -> BertTokenizer:
+def make_tokenizer(folder: Path, size: int, max_length: int) -> BertTokenizer:
     """Make a BERT tokenizer with the special tokens where the config has them; the words are invented."""
-    size = config.text_config.vocab_size
-    special = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", size - 2: "[DEC]", size - 1: "[ENC]"}
+    special = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}
+    special |= {size - 2: "[DEC]", size - 1: "[ENC]"}
     letters = list(string.ascii_lowercase + string.digits)
     known = letters + ["##" + letter for letter in letters] + list(".,!?'-:;") + ["picture", "photo", "of"]
     invented = map("".join, product("bcdfghjklmnprstvwz", "aeiou", "bdfgklmnprstvz", "aeiou", "lmnrst"))
@@ -30,9 +30,7 @@ def make_tokenizer(folder: Path, config: BlipConfig) -> BertTokenizer:
     pieces = [special.get(i) or (f"[unused{i}]" if i < 104 else next(words)) for i in range(size)]
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(pieces) + "\n")
-    tokenizer = BertTokenizer(
-        vocab=str(vocabulary), bos_token="[DEC]", model_max_length=config.text_config.max_position_embeddings
-    )
+    tokenizer = BertTokenizer(vocab=str(vocabulary), bos_token="[DEC]", model_max_length=max_length)  # noqa: S106
     vocabulary.unlink()
     return tokenizer
 
@@ -42,7 +40,7 @@ def make_model(config: BlipConfig, seed: int) -> BlipForConditionalGeneration:
     torch.manual_seed(seed)
     model = BlipForConditionalGeneration(config)
     with torch.no_grad():
-        model.text_decoder.cls.predictions.bias[config.text_config.sep_token_id] = -1e4
+        model.text_decoder.cls.predictions.bias[model.text_decoder.config.sep_token_id] = -1e4
     return model
 
 
@@ -59,8 +57,11 @@ def main() -> None:
         vision_config={"initializer_range": 0.02},
     )
     image_processor = BlipImageProcessorPil(size={"height": 384, "width": 384})
-    BlipProcessor(image_processor, make_tokenizer(args.out, config)).save_pretrained(args.out)
-    make_model(config, args.seed).save_pretrained(args.out)
+    model = make_model(config, args.seed)
+    text = model.text_decoder.config
+    tokenizer = make_tokenizer(args.out, text.vocab_size, text.max_position_embeddings)
+    BlipProcessor(image_processor, tokenizer).save_pretrained(args.out)
+    model.save_pretrained(args.out)
     print(f"{args.out}: {sum(file.stat().st_size for file in args.out.iterdir()) / 1e6:.0f} MB")
 
 
