@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ from PIL import Image
 from captioning.batcher import Batcher, Captioned, Engine, GenerationOptions, Pixels
 from captioning.deadline import Deadline
 from captioning.errors import ModelFailed, ModelLoading
-from captioning.settings import Settings
+from captioning.settings import Settings, SettingsError, load_settings
 
 log = logging.getLogger("captioning.model")
 
@@ -107,10 +108,10 @@ class Captioner:
             log.critical("%s", error)
             self._fail()
             return
-        except BaseException:
-            log.critical("The model could not be loaded because of a bug.", exc_info=True)
+        except Exception:
+            log.exception("The model could not be loaded because of a bug.")
             self._fail()
-            raise
+            return
         self._engine = engine
         if self._status == "loading":
             self._status = "ready"
@@ -140,8 +141,8 @@ def load_engine(settings: Settings) -> Engine:
     try:
         engine = _load_int8(settings) if settings.engine == "int8" else _load_torch(settings)
         warm_up(engine)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        # transformers, safetensors and torch raise these for broken, incomplete or foreign checkpoints.
+    except (OSError, ValueError, KeyError, RuntimeError, UnpicklingError) as error:
+        # transformers, safetensors and torch raise these for broken, incomplete, foreign or hostile checkpoints.
         raise ModelLoadError(
             f"The model {settings.model_id} cannot be loaded: {_first_line(error)}. "
             f"Set MODEL_ID to {_WANTED[settings.engine]}."
@@ -175,7 +176,11 @@ def warm_up(engine: Engine) -> None:
 
 
 def local_folder(settings: Settings) -> Path:
-    """Return the folder that holds the model's files, downloaded first if they are not there."""
+    """Return the folder that holds the model's files, downloaded first if they are not there.
+
+    Raises:
+        ModelLoadError: there is no such folder and the hub does not give such a model.
+    """
     folder = Path(settings.model_id)
     if folder.is_dir():
         return folder
@@ -228,3 +233,11 @@ def _end_the_server() -> None:
     # start the worker again and again (gunicorn.arbiter.Arbiter.WORKER_BOOT_ERROR).
     logging.shutdown()
     os._exit(3)
+
+
+if __name__ == "__main__":
+    # `python -m model_loader` downloads the model and says where it is: for a build step.
+    try:
+        print(local_folder(load_settings()))
+    except (ModelLoadError, SettingsError) as error:
+        sys.exit(str(error))

@@ -14,13 +14,16 @@ import argparse
 import string
 from itertools import islice, product
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessorPil, BlipProcessor
 
 
-def make_tokenizer(folder: Path, size: int, max_length: int) -> BertTokenizer:
+def make_tokenizer(folder: Path, config: BlipConfig) -> BertTokenizer:
     """Make a BERT tokenizer with the special tokens where the config has them; the words are invented."""
+    text: Any = config.text_config
+    size = text.vocab_size
     special = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}
     special |= {size - 2: "[DEC]", size - 1: "[ENC]"}
     letters = list(string.ascii_lowercase + string.digits)
@@ -30,7 +33,11 @@ def make_tokenizer(folder: Path, size: int, max_length: int) -> BertTokenizer:
     pieces = [special.get(i) or (f"[unused{i}]" if i < 104 else next(words)) for i in range(size)]
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(pieces) + "\n")
-    tokenizer = BertTokenizer(vocab=str(vocabulary), bos_token="[DEC]", model_max_length=max_length)  # noqa: S106
+    tokenizer = BertTokenizer(
+        vocab=str(vocabulary),
+        bos_token="[DEC]",  # noqa: S106
+        model_max_length=text.max_position_embeddings,
+    )
     vocabulary.unlink()
     return tokenizer
 
@@ -38,9 +45,10 @@ def make_tokenizer(folder: Path, size: int, max_length: int) -> BertTokenizer:
 def make_model(config: BlipConfig, seed: int) -> BlipForConditionalGeneration:
     """Make the model with random weights; it never chooses the token that would end a caption."""
     torch.manual_seed(seed)
+    text: Any = config.text_config
     model = BlipForConditionalGeneration(config)
     with torch.no_grad():
-        model.text_decoder.cls.predictions.bias[model.text_decoder.config.sep_token_id] = -1e4
+        model.text_decoder.cls.predictions.bias[text.sep_token_id] = -1e4
     return model
 
 
@@ -57,11 +65,8 @@ def main() -> None:
         vision_config={"initializer_range": 0.02},
     )
     image_processor = BlipImageProcessorPil(size={"height": 384, "width": 384})
-    model = make_model(config, args.seed)
-    text = model.text_decoder.config
-    tokenizer = make_tokenizer(args.out, text.vocab_size, text.max_position_embeddings)
-    BlipProcessor(image_processor, tokenizer).save_pretrained(args.out)
-    model.save_pretrained(args.out)
+    BlipProcessor(image_processor, make_tokenizer(args.out, config)).save_pretrained(args.out)
+    make_model(config, args.seed).save_pretrained(args.out)
     print(f"{args.out}: {sum(file.stat().st_size for file in args.out.iterdir()) / 1e6:.0f} MB")
 
 

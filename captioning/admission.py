@@ -57,6 +57,7 @@ class MemoryBudget:
         with self._changed:
             self._line.append(hold)
             self._held_by_waiters += hold.size
+            self._changed.notify_all()  # whoever is first in line may now find that waiting cannot help
             try:
                 while self._line[0] is not hold or self._held + size > self.total_bytes:
                     if self._held == self._held_by_waiters and self._line[0] is hold:

@@ -56,24 +56,32 @@ def read_caption_request(request: Request, defaults: GenerationOptions, *, max_i
     fields: dict[str, Any]
     image: bytes | None = None
     if request.is_json:
-        fields = _json_object(request.get_data(cache=False))
+        fields = _json_object(_body(request))
     elif request.mimetype in ("multipart/form-data", "application/x-www-form-urlencoded"):
         fields = request.form.to_dict()
         if file := request.files.get("image"):
             image = file.read()
     elif request.mimetype.startswith("image/"):
         fields = request.args.to_dict()
-        image = request.get_data(cache=False)
+        image = _body(request)
     elif request.mimetype:
         raise UnsupportedContentType
     else:
-        raise MissingImage if not request.get_data() else UnsupportedContentType
+        raise UnsupportedContentType if _body(request) else MissingImage
     options = _options(fields, defaults, strings=not request.is_json)
     if image is None:
         image_or_url = _from_url(fields.get("imageUrl"), max_image_bytes)
     else:
         image_or_url = _within_limit(image, len(image), max_image_bytes)
     return CaptionRequest(image_or_url, options)
+
+
+def _body(request: Request) -> bytes:
+    body = request.get_data(cache=False)
+    if request.content_length is None:
+        # A chunked body stops at the limit without a word; asking for one byte more tells whether it was cut.
+        request.stream.read(1)
+    return body
 
 
 def _json_object(body: bytes) -> dict[str, Any]:

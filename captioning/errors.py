@@ -1,34 +1,34 @@
 """Every way in which a caption can fail, with what the caller is told.
 
-    CaptioningError
-    ├── InvalidRequest                400 invalid_request
-    │   ├── InvalidJson               400 invalid_json
-    │   ├── MissingImage              400 missing_image
-    │   ├── InvalidParameter          400 invalid_parameter
-    │   ├── InvalidImageUrl           400 invalid_image_url
-    │   └── AddressNotAllowed         400 address_not_allowed
-    ├── Unauthorized                  401 unauthorized
-    ├── NotFound                      404 not_found
-    ├── MethodNotAllowed              405 method_not_allowed
-    ├── TooLarge                      413
-    │   ├── BodyTooLarge              413 body_too_large
-    │   └── ImageTooLarge             413 image_too_large
-    ├── UnsupportedContentType        415 unsupported_content_type
-    ├── UnusableImage                 422
-    │   ├── ImageNotFound             422 image_not_found
-    │   ├── UnsupportedImage          422 unsupported_image
-    │   ├── CorruptImage              422 corrupt_image
-    │   └── TooManyPixels             422 too_many_pixels
-    ├── Overloaded                    429 overloaded
-    ├── InternalError                 500 internal_error
-    ├── ImageFetchFailed              502 image_fetch_failed
-    ├── Unavailable                   503
-    │   ├── ModelLoading              503 model_loading
-    │   ├── ModelFailed               503 model_failed
-    │   └── ShuttingDown              503 shutting_down
-    └── TimedOut                      504
-        ├── ImageFetchTimeout         504 image_fetch_timeout
-        └── DeadlineExceeded          504 deadline_exceeded
+CaptioningError
+├── InvalidRequest                400 invalid_request
+│   ├── InvalidJson               400 invalid_json
+│   ├── MissingImage              400 missing_image
+│   ├── InvalidParameter          400 invalid_parameter
+│   ├── InvalidImageUrl           400 invalid_image_url
+│   └── AddressNotAllowed         400 address_not_allowed
+├── Unauthorized                  401 unauthorized
+├── NotFound                      404 not_found
+├── MethodNotAllowed              405 method_not_allowed
+├── TooLarge                      413
+│   ├── BodyTooLarge              413 body_too_large
+│   └── ImageTooLarge             413 image_too_large
+├── UnsupportedContentType        415 unsupported_content_type
+├── UnusableImage                 422
+│   ├── ImageNotFound             422 image_not_found
+│   ├── UnsupportedImage          422 unsupported_image
+│   ├── CorruptImage              422 corrupt_image
+│   └── TooManyPixels             422 too_many_pixels
+├── Overloaded                    429 overloaded
+├── InternalError                 500 internal_error
+├── ImageFetchFailed              502 image_fetch_failed
+├── Unavailable                   503
+│   ├── ModelLoading              503 model_loading
+│   ├── ModelFailed               503 model_failed
+│   └── ShuttingDown              503 shutting_down
+└── TimedOut                      504
+    ├── ImageFetchTimeout         504 image_fetch_timeout
+    └── DeadlineExceeded          504 deadline_exceeded
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Pipeline:
         engine.check(options)
         if isinstance(source, str):
             with times.stage("fetch"):
-                source = self._fetcher.fetch(source, timeout_s=deadline.remaining())
+                source = self._fetcher.fetch(source, timeout_s=deadline.remaining(), on_bytes=memory.grow)
         with times.stage("decode"):
             pixel_values = self._decode(engine, source, deadline)  # [3, H, W]
         captioned = self._generate(pixel_values, options, deadline)

@@ -33,13 +33,14 @@ def reading_body(request: Request, deadline: Deadline) -> Iterator[None]:
     timer.start()
     try:
         yield
+        deadline.remaining()  # a body that was cut at the deadline can look whole
     except RequestEntityTooLarge as error:
         raise BodyTooLarge(_limit_sentence(request)) from error
     except (ParseException, ClientDisconnected, OSError) as error:
         deadline.remaining()
         raise InvalidRequest("The request body ended early or is badly framed.", detail=repr(error)) from error
     except CaptioningError:
-        deadline.remaining()  # a body that was cut at the deadline looks malformed
+        deadline.remaining()  # or malformed
         raise
     finally:
         timer.cancel()

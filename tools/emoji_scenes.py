@@ -11,7 +11,7 @@ import hashlib
 import math
 import random
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -201,7 +201,7 @@ def make_scene(index: int, seed: int, *, kinds: tuple[str, ...] = KINDS) -> Scen
     weights = [KIND_WEIGHTS[KINDS.index(kind)] for kind in kinds]
     kind = rng.choices(kinds, weights)[0]
     background = rng.choice(list(BACKGROUNDS))
-    shade = tuple(min(255, max(0, c + rng.randint(-12, 12))) for c in BACKGROUNDS[background])
+    red, green, blue = (min(255, max(0, c + rng.randint(-12, 12))) for c in BACKGROUNDS[background])
     count = {"one": 1, "three alike": 3, "between": 3}.get(kind, 2)
     if kind.endswith("alike"):
         objects = [rng.randrange(len(OBJECTS))] * count
@@ -213,7 +213,7 @@ def make_scene(index: int, seed: int, *, kinds: tuple[str, ...] = KINDS) -> Scen
         Placed(obj, x, y, size * rng.uniform(0.93, 1.04), rng.randrange(-12, 13, 6))
         for obj, (x, y) in zip(objects, centres, strict=True)
     )
-    return Scene(kind, background, shade, placed, rng.uniform(0, 6), rng.getrandbits(32))
+    return Scene(kind, background, (red, green, blue), placed, rng.uniform(0, 6), rng.getrandbits(32))
 
 
 def _centres(rng: random.Random, kind: str, count: int, size: float) -> list[tuple[float, float]]:
@@ -266,7 +266,7 @@ def describe_from(scene: Scene, choice: float) -> tuple[str, str]:
 
 
 def draw(scene: Scene, side: int) -> Image.Image:
-    """Paint the scene as an RGB picture of ``side`` × ``side`` pixels."""
+    """Paint the scene as an RGB picture of ``side`` by ``side`` pixels."""
     image = Image.new("RGB", (side, side), scene.shade)
     for placed in scene.placed:
         sprite = _sprite(placed.object, 2 * round(placed.size * side / 2), placed.angle)
@@ -277,7 +277,7 @@ def draw(scene: Scene, side: int) -> Image.Image:
     return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _sprite(obj: int, size: int, angle: int) -> Image.Image:
     glyph = _glyph(obj)
     scale = size / max(glyph.size)
@@ -285,7 +285,7 @@ def _sprite(obj: int, size: int, angle: int) -> Image.Image:
     return glyph.resize(shape, Image.Resampling.LANCZOS).rotate(angle, Image.Resampling.BICUBIC, expand=True)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _glyph(obj: int) -> Image.Image:
     font = ImageFont.truetype(FONT, FONT_SIZE)
     canvas = Image.new("RGBA", (FONT_SIZE * 2, FONT_SIZE * 2))

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from emoji_scenes import KINDS, OBJECTS, BACKGROUNDS, Scene, describe, describe_from, draw, make_scene
+from emoji_scenes import BACKGROUNDS, KINDS, OBJECTS, Scene, describe, describe_from, draw, make_scene
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
@@ -31,8 +31,8 @@ from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
 
 SIDE, PATCH, WIDTH = 112, 16, 192
 GRID = SIDE // PATCH
+MAX_POSITIONS = 64
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
-MAX_TOKENS = 26
 IGNORED = -100
 
 
@@ -46,12 +46,9 @@ def make_tokenizer(folder: Path) -> BertTokenizer:
     pieces = special + letters + ["##" + c for c in letters] + list(".,!?'-:;") + [w for w in words if len(w) > 1]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(pieces) + "\n")
-    tokenizer = BertTokenizer(vocab=str(folder / "vocab.txt"), bos_token="[DEC]", model_max_length=MAX_POSITIONS)
+    tokenizer = BertTokenizer(vocab=str(folder / "vocab.txt"), bos_token="[DEC]", model_max_length=MAX_POSITIONS)  # noqa: S106
     (folder / "vocab.txt").unlink()
     return tokenizer
-
-
-MAX_POSITIONS = 64
 
 
 def make_model(tokenizer: BertTokenizer) -> BlipForConditionalGeneration:
@@ -111,7 +108,7 @@ class Scenes(IterableDataset[dict[str, Tensor]]):
 
     def batch(self, scenes: list[Scene]) -> dict[str, Tensor]:
         pictures = np.stack([np.asarray(draw(scene, SIDE)) for scene in scenes])
-        pixels = (pictures.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)  # [B, H, W, 3]
+        pixels = ((pictures / 255 - np.array(MEAN)) / np.array(STD)).astype(np.float32)  # [B, H, W, 3]
         targets = [_patch_targets(scene) for scene in scenes]
         input_ids, labels = zip(*(self._words(scene) for scene in scenes), strict=True)
         longest = max(len(ids) for ids in input_ids)
@@ -128,8 +125,7 @@ class Scenes(IterableDataset[dict[str, Tensor]]):
     def _words(self, scene: Scene) -> tuple[list[int], list[int]]:
         choice = random.Random(scene.noise_seed).random() / self.args.prompted
         prompt, rest = describe_from(scene, choice) if choice < 1 else ("", describe(scene))
-        encode = lambda text: self.tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
-        head, tail = encode(prompt), encode(rest)
+        head, tail = (self.tokenizer.encode(text, add_special_tokens=False) for text in (prompt, rest))
         ids = [self.tokenizer.bos_token_id, *head, *tail]
         # The prompt is given, never asked for: the model must not begin to say it by itself.
         return ids, [IGNORED] * len(head) + [*tail, self.tokenizer.sep_token_id]
@@ -254,7 +250,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("models/blip-emoji"), help="where the model goes")
     parser.add_argument("--work", type=Path, default=Path("build/blip-emoji"), help="where checkpoints go")
-    parser.add_argument("--scenes", type=int, default=400_000, help="how many scenes to learn from")
+    parser.add_argument("--scenes", type=int, default=320_000, help="how many scenes to learn from")
     parser.add_argument("--warm-scenes", type=int, default=20_000, help="how many of one kind of object come first")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)

@@ -1,0 +1,58 @@
+# What people do here. `make` alone lists it.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+PORT ?= 8000
+MODEL_ID ?= models/blip-emoji
+export PORT
+
+.PHONY: help install demo run test test-fast lint format train evaluate blip-base lock clean
+
+help: ## list what can be made
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+install: .venv/installed ## make .venv with what the service needs
+
+demo: .venv/installed ## serve the embedded model, caption the sample pictures, go on serving
+	.venv/bin/python examples/demo.py
+
+run: .venv/installed ## serve BLIP-base (MODEL_ID=… for another); a first start downloads 990 MB
+	$(if $(filter command environment,$(origin MODEL_ID)),MODEL_ID=$(MODEL_ID)) .venv/bin/gunicorn wsgi:app
+
+test: .venv/installed-dev ## run all tests
+	.venv/bin/pytest
+
+test-fast: .venv/installed-dev ## run all tests but the slow ones
+	.venv/bin/pytest -m "not slow"
+
+lint: .venv/installed-dev ## check format, style and types
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy .
+
+format: .venv/installed-dev ## put the code into its format
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+train: .venv/installed ## train models/blip-emoji from scratch (hours; needs fonts-noto-color-emoji)
+	.venv/bin/python tools/train_blip_emoji.py
+
+evaluate: .venv/installed ## measure models/blip-emoji on 1,000 held-out scenes (needs the font too)
+	.venv/bin/python tools/evaluate_blip_emoji.py
+
+lock: .venv/installed-dev ## pin every version anew, from the .in files
+	.venv/bin/pip install --quiet pip-tools
+	.venv/bin/pip-compile --quiet --upgrade --strip-extras --no-emit-index-url --no-emit-find-links requirements.in
+	sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements.txt
+	.venv/bin/pip-compile --quiet --upgrade --strip-extras --no-emit-index-url --no-emit-find-links requirements-dev.in
+
+clean: ## remove what was made, the trained model excepted
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/installed: requirements.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/installed-dev: requirements-dev.txt .venv/installed
+	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@

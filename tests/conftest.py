@@ -1,0 +1,124 @@
+"""Real servers for the tests: gunicorn as it is deployed, and image servers, all on loopback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+ROOT = Path(__file__).resolve().parent.parent
+EMOJI_MODEL = ROOT / "models" / "blip-emoji"
+SAMPLES = sorted((EMOJI_MODEL / "samples").glob("*.jpg"))
+
+
+class Service:
+    """Run `gunicorn wsgi:app` in the project's root and speak to it."""
+
+    def __init__(self, log: Path, **environment: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = log
+        inherited = {name: value for name, value in os.environ.items() if name != "GUNICORN_CMD_ARGS"}
+        defaults = {"PORT": str(self.port), "MODEL_ID": str(EMOJI_MODEL), "PYTHONUNBUFFERED": "1"}
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gunicorn", "wsgi:app"],
+                cwd=ROOT,
+                env={**inherited, **defaults, **{k: v.replace("PORT", str(self.port)) for k, v in environment.items()}},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_until_ready(self, timeout_s: float = 120) -> Service:
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            try:
+                if self.get("/readyz").status_code == 200:
+                    return self
+            except requests.ConnectionError:
+                assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.1)
+        raise AssertionError(f"not ready within {timeout_s} s:\n{self.log.read_text()}")
+
+    def get(self, path: str, **kwargs: Any) -> requests.Response:
+        return requests.get(self.url + path, timeout=60, **kwargs)
+
+    def post(self, **kwargs: Any) -> requests.Response:
+        return requests.post(self.url + "/local-caption", timeout=120, **kwargs)
+
+    def upload(self, picture: bytes, **kwargs: Any) -> requests.Response:
+        return self.post(data=picture, headers={"Content-Type": "image/jpeg"}, **kwargs)
+
+    def worker_pids(self) -> list[int]:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in children.split()]
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:
+    """Start services; they are stopped at the end of the run, unless the test stops them."""
+    started: list[Service] = []
+
+    def start(**environment: str) -> Service:
+        service = Service(tmp_path_factory.mktemp("service") / "log", **environment)
+        started.append(service)
+        return service
+
+    yield start
+    for service in started:
+        service.stop()
+
+
+@pytest.fixture(scope="session")
+def service(start_service: Callable[..., Service]) -> Service:
+    """One service for all tests that only ask it for things; it may fetch from loopback."""
+    settings = {"FETCH_ALLOW_PRIVATE_ADDRESSES": "true", "FETCH_ALLOWED_PORTS": "*", "FETCH_TIMEOUT_S": "2"}
+    return start_service(**settings).wait_until_ready()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def image_server() -> Iterator[str]:
+    """Serve the sample pictures, and at /status/NNN an answer with that status; yield the base URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b"none"
+            status = 200
+            if self.path.startswith("/status/"):
+                status = int(self.path.removeprefix("/status/"))
+            elif self.path.startswith("/samples/"):
+                body = (EMOJI_MODEL / self.path.removeprefix("/")).read_bytes()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()

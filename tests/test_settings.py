@@ -1,0 +1,91 @@
+"""Settings: strict, named when wrong, and all of them documented."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from conftest import ROOT
+
+from captioning.settings import BLIP_BASE_REVISION, Settings, SettingsError, load_settings
+
+
+def settings_with(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Settings:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("NUM_BEAMS", "6"),
+        ("NUM_BEAMS", "two"),
+        ("REQUEST_TIMEOUT_S", "0"),
+        ("REQUEST_TIMEOUT_S", "nan"),
+        ("MAX_CONCURRENT_REQUESTS", "-1"),
+        ("FETCH_ALLOWED_PORTS", "80,https"),
+        ("FETCH_ALLOWED_PORTS", "70000"),
+        ("FETCH_ALLOW_PRIVATE_ADDRESSES", "maybe"),
+        ("ENGINE", "tensorflow"),
+        ("LOG_LEVEL", "LOUD"),
+        ("PORT", "http"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=rf"\b{name}\b"):
+        settings_with(monkeypatch, **{name: value})
+
+
+def test_all_bad_values_are_named_at_once_and_no_value_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings_with(monkeypatch, PORT="my-secret", NUM_BEAMS="0")
+    assert "PORT" in str(caught.value)
+    assert "NUM_BEAMS" in str(caught.value)
+    assert "my-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"), [("false", False), ("0", False), ("no", False), ("true", True), ("1", True)]
+)
+def test_booleans_mean_what_they_say(monkeypatch: pytest.MonkeyPatch, text: str, meaning: bool) -> None:
+    assert settings_with(monkeypatch, FETCH_ALLOW_PRIVATE_ADDRESSES=text).fetch_allow_private_addresses is meaning
+
+
+def test_lists_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_with(monkeypatch, FETCH_ALLOWED_PORTS="80, 8080", API_KEYS=" a ,b,")
+    assert settings.fetch_allowed_ports == frozenset({80, 8080})
+    assert settings.api_keys == frozenset({"a", "b"})
+    assert settings_with(monkeypatch, FETCH_ALLOWED_PORTS="*").fetch_allowed_ports is None
+
+
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings_with(monkeypatch, PORT="", API_KEYS="") == settings_with(monkeypatch)
+
+
+def test_only_blip_base_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings_with(monkeypatch).revision == BLIP_BASE_REVISION
+    assert settings_with(monkeypatch, MODEL_ID="models/blip-emoji").revision is None
+    assert settings_with(monkeypatch, MODEL_REVISION="main").revision == "main"
+
+
+def test_workers_share_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings_with(monkeypatch, NUM_THREADS="3", WEB_CONCURRENCY="2").model_threads == 3
+    assert settings_with(monkeypatch, WEB_CONCURRENCY="64").model_threads == 1
+
+
+def test_the_readme_documents_every_setting_with_its_default() -> None:
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| (.*?) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert rows == [
+        (name.upper(), shown(field.default), field.description) for name, field in Settings.model_fields.items()
+    ]
+
+
+def shown(default: object) -> str:
+    if default is None or default == frozenset():
+        return "none"
+    if isinstance(default, frozenset):
+        return "`" + ",".join(map(str, sorted(default))) + "`"
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
