@@ -61,6 +61,15 @@ class Int8Engine:
         captions = search(cross, np.array([prompt] * len(pixel_values), np.int64), options)
         return [self._tokenizer.decode(prompt + tokens, skip_special_tokens=True).strip() for tokens in captions]
 
+    def logits(self, pixel_values: Pixels, tokens: Tokens) -> NDArray[np.float32]:
+        """Return the logits ``[B, T, V]`` that follow each of the tokens ``[B, T]``, read one at a time."""
+        cross, past = self._encode(pixel_values), self._nothing_past(len(tokens))
+        answers = []
+        for column in tokens.T:
+            answer, past = self._decode("logits", column[:, None], past, cross)
+            answers.append(answer.numpy())
+        return np.stack(answers, axis=1)
+
     def _prompt(self, text: str) -> list[int]:
         # [CLS] text [SEP]: the decoder's own start takes the first place, and the end is left off.
         return [self.manifest.bos_token_id, *(self._tokenizer.encode(text).ids[1:-1] if text else [])]
