@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime import OrtValue
 from tokenizers import Tokenizer
@@ -18,6 +17,7 @@ from captioning.batcher import GenerationOptions, Pixels
 from captioning.beam_search import BeamSearch
 from captioning.errors import InvalidParameter
 from captioning.int8_folder import Manifest
+from captioning.int8_sessions import open_sessions
 from captioning.preprocessor import Preprocessor
 
 Tokens = NDArray[np.int64]
@@ -38,8 +38,7 @@ class Int8Engine:
         self.preprocessor = Preprocessor.from_folder(folder)
         try:
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            self._encoder = _session(folder / "encoder.onnx", num_threads)
-            self._decoder = _session(folder / "decoder.onnx", num_threads)
+            self._encoder, self._decoder = open_sessions(folder, num_threads)
         except Exception as error:  # all that both libraries' own errors have in common
             raise ValueError(f"a file in {folder} is missing or broken: {error}") from error
         layers = range(self.manifest.text_layers)
@@ -139,16 +138,3 @@ class Int8Engine:
     def _nothing_past(self, rows: int) -> KeysValues:
         empty = np.empty((rows, self.manifest.text_heads, 0, self.manifest.head_width), np.float32)
         return {name: OrtValue.ortvalue_from_numpy(empty) for name in self._past}
-
-
-def _session(graph: Path, num_threads: int) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = num_threads
-    options.inter_op_num_threads = 1
-    # Arenas keep the most memory that was ever needed, for ever.
-    options.enable_cpu_mem_arena = False
-    options.enable_mem_pattern = False
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
