@@ -175,7 +175,7 @@ def run(limit_mib: int | None, int8: Path, pictures: list[bytes], bursts: int) -
             figures = {"start to first caption, s": time.perf_counter() - started}
             figures["one at a time, s"] = median(upload(url, pictures[4]) for _ in range(9))
             with ThreadPoolExecutor(4) as pool:
-                took = []
+                took: list[float] = []
                 for number in range(bursts):
                     four = [pictures[(number + place) % len(pictures)] for place in range(4)]
                     took += pool.map(lambda picture: upload(url, picture), four)

@@ -74,34 +74,31 @@ def test_refuses_a_prompt_that_the_model_has_no_room_for(int8: Int8Engine, refer
             engine.check(GenerationOptions(prompt="a " * 43, max_new_tokens=20))
 
 
-class Replayed(BlipTextLMHeadModel):
-    """A text decoder of random weights that ends captions often."""
-
-    @classmethod
-    def make(cls, seed: int, end: int) -> Replayed:
-        torch.manual_seed(seed)
-        config = BlipTextConfig(
-            vocab_size=12,
-            hidden_size=16,
-            encoder_hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=32,
-            bos_token_id=1,
-            eos_token_id=end,
-            sep_token_id=end,
-            pad_token_id=0,
-            initializer_range=0.5,
-        )
-        return cls(config).eval()
+def random_decoder(seed: int, end: int) -> Any:
+    """Make a text decoder of random weights, which ends captions often."""
+    torch.manual_seed(seed)
+    config = BlipTextConfig(
+        vocab_size=12,
+        hidden_size=16,
+        encoder_hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        bos_token_id=1,
+        eos_token_id=end,
+        sep_token_id=end,
+        pad_token_id=0,
+        initializer_range=0.5,
+    )
+    return BlipTextLMHeadModel(config).eval()
 
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize(("beams", "max_new_tokens"), [(2, 1), (2, 12), (3, 6), (5, 12)])
 def test_beam_search_is_that_of_transformers(seed: int, beams: int, max_new_tokens: int) -> None:
     end = 3
-    model: Any = Replayed.make(seed, end)
+    model = random_decoder(seed, end)
     start = torch.tensor([[1, 5], [1, 7], [1, 9]])
     image = torch.randn(3, 4, 16)  # what cross-attention looks at
     with torch.inference_mode():
