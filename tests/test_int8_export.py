@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -121,7 +122,7 @@ def assert_refused(model: Path, tmp_path: Path, sentence: str) -> None:
 @pytest.mark.parametrize("file", ["int8.json", "encoder.onnx", "decoder.weights", "tokenizer.json"])
 @pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_service_refuses_a_damaged_export(int8_folder: Path, tmp_path: Path, file: str, damage: str) -> None:
-    folder = shutil.copytree(int8_folder, tmp_path / "export")
+    folder = shutil.copytree(int8_folder, tmp_path / "export", ignore=shutil.ignore_patterns("prepacked"))
     if damage == "missing":
         (folder / file).unlink()
     else:
@@ -129,6 +130,29 @@ def test_service_refuses_a_damaged_export(int8_folder: Path, tmp_path: Path, fil
         (folder / file).write_bytes(data[: len(data) // 2])
     with pytest.raises(ModelLoadError, match=r"cannot be loaded.*make export"):
         load_engine(Settings(engine="int8", model_id=str(folder), num_threads=1))
+
+
+@pytest.mark.parametrize("damage", ["none at all", "another machine's", "cut", "read-only"])
+def test_prepacked_weights_are_made_anew_where_they_do_not_fit(int8_folder: Path, tmp_path: Path, damage: str) -> None:
+    folder = shutil.copytree(int8_folder, tmp_path / "export")
+    [prepacked] = (folder / "prepacked").iterdir()
+    if damage == "none at all":
+        shutil.rmtree(folder / "prepacked")
+    elif damage == "another machine's":
+        prepacked.rename(prepacked.with_name("0123456789abcdef"))
+    elif damage == "cut":
+        os.truncate(prepacked / "decoder.weights", 4096)
+    else:
+        shutil.rmtree(folder / "prepacked")
+        (folder / "prepacked").write_text("a folder cannot be made here")
+    engine = Int8Engine(folder, num_threads=1)
+    picture = np.zeros((1, 3, *engine.preprocessor.size), np.float32)
+    assert engine.caption(picture, GenerationOptions()) == Int8Engine(int8_folder, num_threads=1).caption(
+        picture, GenerationOptions()
+    )
+    if damage != "read-only":
+        assert [made.name for made in (folder / "prepacked").iterdir()] == [prepacked.name]
+        assert (prepacked / "decoder.weights").stat().st_size > 4096
 
 
 def test_service_refuses_another_format_by_its_number(int8_folder: Path, tmp_path: Path) -> None:
