@@ -45,6 +45,9 @@ class Int8Engine:
         self._cross = [f"cross_{part}_{layer}" for layer in layers for part in ("key", "value")]
         self._past = [f"past_{part}_{layer}" for layer in layers for part in ("key", "value")]
         self._present = [name.replace("past", "present") for name in self._past]
+        # Room for one picture's keys and values, kept: tens of MB that would else be got from the kernel each time.
+        shape = (1, self.manifest.text_heads, self.manifest.image_tokens, self.manifest.head_width)
+        self._room = {name: np.empty(shape, np.float32) for name in self._cross}
 
     def check(self, options: GenerationOptions) -> None:
         """Raise `InvalidParameter` when the model has no room for the prompt and the caption."""
@@ -75,8 +78,9 @@ class Int8Engine:
 
     def _encode(self, pixel_values: Pixels) -> KeysValues:
         """Encode float32 ``[B, 3, H, W]``: each decoder layer's cross-attention keys and values ``[B, H, S, W]``."""
-        shape = (self.manifest.text_heads, self.manifest.image_tokens, self.manifest.head_width)
-        cross = {name: np.empty((len(pixel_values), *shape), np.float32) for name in self._cross}
+        shape = self._room[self._cross[0]].shape[1:]
+        several = len(pixel_values) > 1
+        cross = {n: np.empty((len(pixel_values), *shape), np.float32) for n in self._cross} if several else self._room
         for number, picture in enumerate(pixel_values):
             binding = self._encoder.io_binding()
             binding.bind_cpu_input("pixel_values", picture[None])
