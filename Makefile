@@ -5,7 +5,8 @@ PORT ?= 8000
 MODEL_ID ?= models/blip-emoji
 export PORT
 
-.PHONY: help install demo run test test-fast lint format train evaluate blip-base lock clean
+.PHONY: help install demo run test test-fast lint format train evaluate export fidelity bench-latency bench-memory \
+	blip-base lock clean
 
 help: ## list what can be made
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -38,6 +39,24 @@ train: .venv/installed ## train models/blip-emoji from scratch (hours; needs fon
 
 evaluate: .venv/installed ## measure models/blip-emoji on 1,000 held-out scenes (needs the font too)
 	.venv/bin/python tools/evaluate_blip_emoji.py
+
+export: .venv/installed ## export a model for ENGINE=int8 (MODEL_ID=… OUT=folder)
+	.venv/bin/python tools/export_int8.py --model $(MODEL_ID) --out $(OUT)
+
+fidelity: .venv/installed ## compare an export with its model (MODEL_ID=… INT8=folder IMAGES=folder)
+	.venv/bin/python benchmarks/fidelity.py --model $(MODEL_ID) --int8 $(INT8) --images $(IMAGES)
+
+bench-latency: .venv/installed-dev build/blip-base-int8/int8.json ## time the engines on a full-size BLIP-base
+	.venv/bin/python benchmarks/latency.py
+
+bench-memory: .venv/installed-dev build/blip-base-int8/int8.json ## run the int8 service in a memory cgroup (needs root)
+	.venv/bin/python benchmarks/memory.py
+
+build/blip-base-int8/int8.json: build/blip-base/config.json
+	.venv/bin/python tools/export_int8.py --model build/blip-base --out build/blip-base-int8
+
+build/blip-base/config.json: .venv/installed
+	.venv/bin/python benchmarks/make_blip_base.py --out build/blip-base
 
 lock: .venv/installed-dev ## pin every version anew, from the .in files
 	.venv/bin/pip install --quiet pip-tools

@@ -39,6 +39,12 @@ _SMALL_FILES = (
 )  # fmt: skip
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there
 
+# What MODEL_ID may be, by the engine.
+_WANTED = {
+    "torch": "a BLIP captioning model on the hub or to a folder that holds one",
+    "int8": "a folder that `make export` wrote from a BLIP captioning model",
+}
+
 
 class ModelLoadError(Exception):
     """Say in one sentence why the model cannot be loaded and what to do."""
@@ -132,6 +138,19 @@ def load_engine(settings: Settings) -> Engine:
     Raises:
         ModelLoadError: it cannot be had or is not BLIP.
     """
+    try:
+        engine = _load_int8(settings) if settings.engine == "int8" else _load_torch(settings)
+        warm_up(engine)
+    except (OSError, ValueError, KeyError, RuntimeError, UnpicklingError) as error:
+        # transformers, safetensors and torch raise these for broken, incomplete, foreign or hostile checkpoints.
+        raise ModelLoadError(
+            f"The model {settings.model_id} cannot be loaded: {_first_line(error)}. "
+            f"Set MODEL_ID to {_WANTED[settings.engine]}."
+        ) from error
+    return engine
+
+
+def _load_torch(settings: Settings) -> Engine:
     # transformers would otherwise ask the hub, in a thread of its own, for a safetensors copy of pickled weights.
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     # By default torch's threads spin while they wait for each other. On a CPU that others use too, the one that is
@@ -144,16 +163,13 @@ def load_engine(settings: Settings) -> Engine:
 
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
-    try:
-        engine = TorchEngine(folder, num_threads=settings.model_threads)
-        warm_up(engine)
-    except (OSError, ValueError, KeyError, RuntimeError, UnpicklingError) as error:
-        # transformers, safetensors and torch raise these for broken, incomplete, foreign or hostile checkpoints.
-        raise ModelLoadError(
-            f"The model {settings.model_id} cannot be loaded: {_first_line(error)}. "
-            "Set MODEL_ID to a BLIP captioning model on the hub or to a folder that holds one."
-        ) from error
-    return engine
+    return TorchEngine(folder, num_threads=settings.model_threads)
+
+
+def _load_int8(settings: Settings) -> Engine:
+    from captioning.int8_engine import Int8Engine
+
+    return Int8Engine(Path(settings.model_id), num_threads=settings.model_threads)
 
 
 def warm_up(engine: Engine) -> None:

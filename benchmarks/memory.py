@@ -1,0 +1,235 @@
+"""Run the real service inside a memory cgroup, let uploads come in bursts, and say what it took.
+
+    make bench-memory    # with a full-size BLIP-base of random weights, made and exported first
+
+    python benchmarks/memory.py --int8 build/blip-base-int8
+
+Needs root and a memory cgroup (v1 or v2) that takes a child; says so where there is none. The page cache is dropped
+before each start, because the kernel charges a file's page to the group that touches it first. Runs without a limit, in
+512 MiB, and in 60 MiB less: a peak says little, since the page cache fills whatever there is, but a service that is as
+fast in less has that much to spare. Bursts are 4 uploads at once of up to 12 megapixels in several formats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import requests
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+MIB = 2**20
+RENDER_MIB, TO_SPARE_MIB = 512, 60
+
+# What the service is told on so small a machine, unless the environment says otherwise.
+SMALL = {
+    "BATCH_MAX_SIZE": "2",  # 42 MB of cross-attention keys and values a picture
+    "MAX_IMAGE_PIXELS": "16000000",  # these two bound the memory that requests and decoding take at once
+    "MAX_BODY_BYTES": "8388608",
+    "MAX_IMAGE_BYTES": "8388608",
+    "MAX_CONCURRENT_REQUESTS": "16",
+    "MALLOC_ARENA_MAX": "2",  # else every thread keeps a heap of its own
+    "MALLOC_MMAP_THRESHOLD_": "1048576",  # large buffers go back to the kernel when they are freed
+}
+
+
+class NoCgroup(Exception):
+    """Say why no memory cgroup can be had."""
+
+
+class Cgroup:
+    """A memory cgroup of version 1 or 2, made for one run.
+
+    Source: Linux, Documentation/admin-guide/cgroup-v1/memory.rst and cgroup-v2.rst.
+    """
+
+    def __init__(self, limit_mib: int | None) -> None:
+        v1, v2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
+        self._v2 = "memory" in _read(v2 / "cgroup.controllers").split()
+        if not self._v2 and not (v1 / "memory.limit_in_bytes").exists():
+            raise NoCgroup("neither /sys/fs/cgroup/memory (v1) nor a memory controller in /sys/fs/cgroup (v2) is there")
+        self._folder = (v2 if self._v2 else v1) / f"captioning-{os.getpid()}"
+        try:
+            if self._v2:
+                (v2 / "cgroup.subtree_control").write_text("+memory")
+            self._folder.mkdir()
+            if limit_mib:
+                limit = "memory.max" if self._v2 else "memory.limit_in_bytes"
+                (self._folder / limit).write_text(str(limit_mib * MIB))
+        except OSError as error:
+            raise NoCgroup(f"{error.filename}: {error.strerror} (root may be needed)") from error
+
+    @property
+    def processes(self) -> Path:
+        """Return the file that takes the ids of processes."""
+        return self._folder / "cgroup.procs"
+
+    def figures(self) -> dict[str, float]:
+        """Return what the kernel counted, in MiB, and how often it ran into the limit."""
+        stat = dict(line.split() for line in _read(self._folder / "memory.stat").splitlines())
+        if self._v2:
+            peak = _read(self._folder / "memory.peak") or "nan"
+            events = dict(line.split() for line in _read(self._folder / "memory.events").splitlines())
+            kinds = {"anonymous": "anon", "mapped files": "file_mapped", "page cache": "file"}
+            hits, kills = events["max"], events["oom_kill"]
+        else:
+            peak = _read(self._folder / "memory.max_usage_in_bytes")
+            control = dict(line.split() for line in _read(self._folder / "memory.oom_control").splitlines())
+            kinds = {"anonymous": "total_rss", "mapped files": "total_mapped_file", "page cache": "total_cache"}
+            hits, kills = _read(self._folder / "memory.failcnt"), control.get("oom_kill", "0")
+        sizes = {name: float(stat[key]) / MIB for name, key in kinds.items()}
+        return {"peak": float(peak) / MIB, **sizes, "limit hits": float(hits), "killed": float(kills)}
+
+    def remove(self) -> None:
+        """Remove the group; its processes have ended."""
+        for _ in range(50):
+            try:
+                self._folder.rmdir()
+                return
+            except OSError:
+                time.sleep(0.1)
+
+
+@contextmanager
+def service(cgroup: Cgroup, int8: Path, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Run the service in the group, as it is deployed; yield its process and its URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = {"ENGINE": "int8", "MODEL_ID": str(int8.resolve()), "PORT": str(port), "REQUEST_TIMEOUT_S": "300"}
+    command = f'echo $$ > "{cgroup.processes}" && exec "{sys.executable}" -m gunicorn wsgi:app'
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603
+            ["/bin/sh", "-c", command],
+            cwd=ROOT,
+            env={**SMALL, **os.environ, **settings},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def uploads() -> list[bytes]:
+    """Make pictures of up to 12 megapixels, as cameras and programs write them."""
+    coarse = np.random.default_rng(1).integers(0, 256, (375, 500, 3), np.uint8)
+    large = Image.fromarray(coarse).resize((4000, 3000), Image.Resampling.BICUBIC)
+    small = large.resize((1600, 1200))
+    kinds = [
+        (large, "JPEG", {"quality": 90}),
+        (large, "JPEG", {"quality": 90, "progressive": True}),
+        (large.quantize(32), "PNG", {"compress_level": 1}),
+        (large, "WEBP", {"quality": 80, "method": 0}),
+        (small, "JPEG", {"quality": 90}),
+        (small.convert("RGBA"), "PNG", {"compress_level": 1}),
+    ]
+    pictures = []
+    for image, kind, options in kinds:
+        buffer = io.BytesIO()
+        image.save(buffer, kind, **options)
+        pictures.append(buffer.getvalue())
+    return pictures
+
+
+def upload(url: str, picture: bytes) -> float:
+    """Post a picture; return the seconds until its caption."""
+    started = time.perf_counter()
+    answer = requests.post(f"{url}/local-caption", data=picture, headers={"Content-Type": "image/*"}, timeout=400)
+    answer.raise_for_status()
+    return time.perf_counter() - started
+
+
+def run(limit_mib: int | None, int8: Path, pictures: list[bytes], bursts: int) -> dict[str, float]:
+    """Start the service in a group with this limit, and let it work."""
+    cgroup = Cgroup(limit_mib)
+    log = ROOT / "build" / "memory.log"
+    subprocess.run([shutil.which("sync") or "sync"], check=True)  # noqa: S603
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+    try:
+        started = time.perf_counter()
+        with service(cgroup, int8, log) as (process, url):
+            while True:
+                if process.poll() is not None:
+                    raise SystemExit(f"The service ended within {limit_mib} MiB:\n{log.read_text()}")
+                try:
+                    if requests.get(f"{url}/healthz", timeout=1).ok and requests.get(f"{url}/readyz", timeout=9).ok:
+                        break
+                except requests.RequestException:
+                    time.sleep(0.05)
+            upload(url, pictures[4])
+            figures = {"start to first caption, s": time.perf_counter() - started}
+            figures["one at a time, s"] = median(upload(url, pictures[4]) for _ in range(9))
+            with ThreadPoolExecutor(4) as pool:
+                took: list[float] = []
+                for number in range(bursts):
+                    four = [pictures[(number + place) % len(pictures)] for place in range(4)]
+                    took += pool.map(lambda picture: upload(url, picture), four)
+            figures |= {"in bursts, s": median(took), "in bursts, worst, s": max(took)}
+            figures["one at a time afterwards, s"] = median(upload(url, pictures[4]) for _ in range(9))
+            figures |= cgroup.figures()
+    except requests.RequestException as error:
+        counted = ", ".join(f"{name} {value:.0f}" for name, value in cgroup.figures().items())
+        raise SystemExit(f"Within {limit_mib} MiB: {error} ({counted})\n{log.read_text()}") from error
+    finally:
+        cgroup.remove()
+    return figures
+
+
+def table(results: dict[str, dict[str, float]]) -> str:
+    """Word the figures as a Markdown table."""
+    lines = ["| | " + " | ".join(results) + " |", "|---" * (len(results) + 1) + "|"]
+    for name in next(iter(results.values())):
+        unit = "" if name in ("limit hits", "killed") or name.endswith(", s") else ", MiB"
+        digits = 2 if name.endswith(", s") else 0
+        cells = [f"{figures[name]:.{digits}f}" for figures in results.values()]
+        lines.append(f"| {name}{unit} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--int8", type=Path, default=ROOT / "build" / "blip-base-int8", help="folder of the export")
+    parser.add_argument("--bursts", type=int, default=12)
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "memory.json")
+    args = parser.parse_args()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    pictures = uploads()
+    limits = {"no limit": None, f"{RENDER_MIB} MiB": RENDER_MIB}
+    limits[f"{RENDER_MIB - TO_SPARE_MIB} MiB"] = RENDER_MIB - TO_SPARE_MIB
+    try:
+        results = {name: run(limit, args.int8, pictures, args.bursts) for name, limit in limits.items()}
+    except NoCgroup as error:
+        sys.exit(f"No memory cgroup can be made here: {error}.")
+    except PermissionError as error:
+        sys.exit(f"The page cache cannot be dropped here, so no figure would count: {error}.")
+    print(table(results))
+    args.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"\n{args.out}")
+
+
+if __name__ == "__main__":
+    main()
