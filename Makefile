@@ -2,7 +2,6 @@
 SHELL := /bin/bash
 PYTHON ?= python3.11
 PORT ?= 8000
-MODEL_ID ?= models/blip-emoji
 export PORT
 
 .PHONY: help install demo run test test-fast lint format train evaluate export fidelity bench-latency bench-memory \
@@ -17,7 +16,7 @@ demo: .venv/installed ## serve the embedded model, caption the sample pictures, 
 	.venv/bin/python examples/demo.py
 
 run: .venv/installed ## serve BLIP-base (MODEL_ID=… for another); a first start downloads 990 MB
-	$(if $(filter command environment,$(origin MODEL_ID)),MODEL_ID=$(MODEL_ID)) .venv/bin/gunicorn wsgi:app
+	.venv/bin/gunicorn wsgi:app
 
 test: .venv/installed-dev ## run all tests
 	.venv/bin/pytest

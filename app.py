@@ -68,7 +68,7 @@ def _add_caption_route(app: Flask, settings: Settings, captioner: Captioner) -> 
     pipeline = Pipeline(
         fetcher,
         captioner,
-        MemoryBudget(settings.decoding_memory_bytes),
+        MemoryBudget(settings.decode_memory_bytes),
         max_image_pixels=settings.max_image_pixels,
     )
     defaults = GenerationOptions(max_new_tokens=settings.max_new_tokens, num_beams=settings.num_beams)

@@ -38,8 +38,8 @@ RENDER_MIB, TO_SPARE_MIB = 512, 60
 # What the service is told on so small a machine, unless the environment says otherwise.
 SMALL = {
     "BATCH_MAX_SIZE": "2",  # 42 MB of cross-attention keys and values a picture
-    "MAX_IMAGE_PIXELS": "16000000",  # these two bound the memory that requests and decoding take at once
-    "MAX_BODY_BYTES": "8388608",
+    "DECODE_MEMORY_BYTES": "241172480",  # a WebP of 12 megapixels needs 227 MB
+    "MAX_BODY_BYTES": "8388608",  # six of these are the bytes that bodies and downloads may take at once
     "MAX_IMAGE_BYTES": "8388608",
     "MAX_CONCURRENT_REQUESTS": "16",
     "MALLOC_ARENA_MAX": "2",  # else every thread keeps a heap of its own

@@ -51,6 +51,11 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(15 * MIB, ge=1024, description="largest request body; base64 adds a third")
     max_image_bytes: int = Field(10 * MIB, ge=1024, description="largest picture, after unpacking")
     max_image_pixels: int = Field(40_000_000, ge=1, description="largest width x height of a picture")
+    decode_memory_bytes: int = Field(
+        320 * MIB,
+        ge=MIB,
+        description="memory for decoding at once; pictures wait for it, or are refused if they need more",
+    )
 
     api_keys: Annotated[frozenset[str], NoDecode] = Field(
         frozenset(), description="comma-separated keys, one of which a caption then needs; empty: open to all"
@@ -88,11 +93,6 @@ class Settings(BaseSettings):
     def encoded_memory_bytes(self) -> int:
         """Return how much memory request bodies and downloads may take at once."""
         return 6 * max(self.max_body_bytes, self.max_image_bytes)
-
-    @property
-    def decoding_memory_bytes(self) -> int:
-        """Return how much memory decoding may take at once: twice what most pictures of the largest size need."""
-        return 8 * self.max_image_pixels
 
     @property
     def logging_level(self) -> int:

@@ -42,6 +42,7 @@ class Service:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
+        self.model = {name: value for name, value in environment.items() if name in ("ENGINE", "MODEL_ID")}
         inherited = {name: value for name, value in os.environ.items() if name != "GUNICORN_CMD_ARGS"}
         defaults = {"PORT": str(self.port), "MODEL_ID": str(EMOJI_MODEL), "PYTHONUNBUFFERED": "1"}
         with log.open("wb") as output:
@@ -98,11 +99,12 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
         service.stop()
 
 
-@pytest.fixture(scope="session")
-def service(start_service: Callable[..., Service]) -> Service:
-    """One service for all tests that only ask it for things; it may fetch from loopback."""
-    settings = {"FETCH_ALLOW_PRIVATE_ADDRESSES": "true", "FETCH_ALLOWED_PORTS": "*", "FETCH_TIMEOUT_S": "2"}
-    return start_service(**settings).wait_until_ready()
+@pytest.fixture(scope="session", params=["torch", "int8"])
+def service(request: pytest.FixtureRequest, start_service: Callable[..., Service]) -> Service:
+    """One service an engine, for all tests that only ask it for things; it may fetch from loopback."""
+    fetching = {"FETCH_ALLOW_PRIVATE_ADDRESSES": "true", "FETCH_ALLOWED_PORTS": "*", "FETCH_TIMEOUT_S": "2"}
+    model = EMOJI_MODEL if request.param == "torch" else request.getfixturevalue("int8_folder")
+    return start_service(**fetching, ENGINE=request.param, MODEL_ID=str(model)).wait_until_ready()
 
 
 def free_port() -> int:

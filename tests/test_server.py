@@ -18,7 +18,7 @@ Start = Callable[..., Service]
 def test_forced_preloading_gives_the_same_captions(start_service: Start, service: Service) -> None:
     """Render's Python runtime sets these arguments; gunicorn then imports the application before it forks."""
     forced = "--preload --access-logfile - --bind=127.0.0.1:PORT"
-    preloaded = start_service(GUNICORN_CMD_ARGS=forced).wait_until_ready()
+    preloaded = start_service(GUNICORN_CMD_ARGS=forced, **service.model).wait_until_ready()
     for sample in SAMPLES[:4]:
         picture = sample.read_bytes()
         assert preloaded.upload(picture).json() == service.upload(picture).json()
@@ -27,7 +27,7 @@ def test_forced_preloading_gives_the_same_captions(start_service: Start, service
 
 
 def test_two_workers_load_a_model_each(start_service: Start, service: Service) -> None:
-    pair = start_service(WEB_CONCURRENCY="2").wait_until_ready()
+    pair = start_service(WEB_CONCURRENCY="2", **service.model).wait_until_ready()
     assert len(pair.worker_pids()) == 2
     deadline = time.monotonic() + 60
     while pair.log.read_text().count("The model is ready") < 2:
