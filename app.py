@@ -36,7 +36,7 @@ _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 def create_app(settings: Settings | None = None, captioner: Captioner | None = None) -> Flask:
-    """Make the application; the model is not loaded before ``start_model`` or the first caption."""
+    """Make the application; the model is loaded from `Captioner.start` on, or the first caption."""
     settings = settings or load_settings()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("captioning").setLevel(settings.logging_level)
@@ -68,7 +68,8 @@ def _add_caption_route(app: Flask, settings: Settings, captioner: Captioner) -> 
     pipeline = Pipeline(
         fetcher,
         captioner,
-        MemoryBudget(settings.decode_memory_bytes),
+        downloads=Admission(settings.max_concurrent_downloads),
+        decoding=MemoryBudget(settings.decode_memory_bytes),
         max_image_pixels=settings.max_image_pixels,
     )
     defaults = GenerationOptions(max_new_tokens=settings.max_new_tokens, num_beams=settings.num_beams)

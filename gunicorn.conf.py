@@ -1,5 +1,6 @@
 """How gunicorn serves the application. What is set here, GUNICORN_CMD_ARGS and the command line outrank."""
 
+import math
 import signal
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ threads = _settings.max_concurrent_requests + 16
 worker_connections = threads + 1000
 backlog = 512
 keepalive = 75  # longer than a proxy's, so that the proxy is the one to close
-graceful_timeout = 25  # Render sends KILL 30 s after TERM
+graceful_timeout = math.ceil(_settings.request_timeout_s) + 2  # whoever was let in is answered
 # A heartbeat file on a disk can block for as long as the disk does.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 control_socket_disable = True

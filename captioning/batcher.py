@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captioning.deadline import Deadline
-from captioning.errors import DeadlineExceeded, Overloaded, ShuttingDown
+from captioning.errors import DeadlineExceeded, InvalidParameter, Overloaded, ShuttingDown
 from captioning.preprocessor import Preprocessor
 
 Pixels = NDArray[np.float32]
@@ -26,6 +26,15 @@ class GenerationOptions:
     prompt: str = ""
     max_new_tokens: int = 20
     num_beams: int = 1
+
+    def check_room(self, *, prompt_tokens: int, positions: int) -> None:
+        """Raise `InvalidParameter` when a model of so many positions cannot hold the prompt and the caption."""
+        room = positions - prompt_tokens
+        if self.max_new_tokens <= room:
+            return
+        if self.prompt:
+            raise InvalidParameter(f"prompt is too long: with it, the model has room for {max(0, room)} new tokens.")
+        raise InvalidParameter(f"maxNewTokens: this model has room for at most {room}.")
 
 
 class Engine(Protocol):

@@ -15,7 +15,6 @@ from tokenizers import Tokenizer
 
 from captioning.batcher import GenerationOptions, Pixels
 from captioning.beam_search import BeamSearch
-from captioning.errors import InvalidParameter
 from captioning.int8_folder import Manifest
 from captioning.int8_sessions import open_sessions
 from captioning.preprocessor import Preprocessor
@@ -51,9 +50,8 @@ class Int8Engine:
 
     def check(self, options: GenerationOptions) -> None:
         """Raise `InvalidParameter` when the model has no room for the prompt and the caption."""
-        room = self.manifest.max_position_embeddings - options.max_new_tokens
-        if len(self._tokenizer.encode(options.prompt).ids) > room:
-            raise InvalidParameter(f"prompt is too long: the model has room for {max(0, room)} tokens of it.")
+        prompt_tokens = len(self._tokenizer.encode(options.prompt).ids)
+        options.check_room(prompt_tokens=prompt_tokens, positions=self.manifest.max_position_embeddings)
 
     def caption(self, pixel_values: Pixels, options: GenerationOptions) -> list[str]:
         """Caption float32 ``[B, 3, H, W]``: B captions, each with its prompt in front."""

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import platform
 import shutil
 import subprocess
 import sys
+import time
+import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +25,7 @@ import onnxruntime as ort
 log = logging.getLogger("captioning.model")
 
 PREPACKED = "prepacked"
+_STALE_S = 3600
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -54,7 +56,7 @@ def _open(folder: Path, num_threads: int) -> tuple[ort.InferenceSession, ort.Inf
 def _prepack(folder: Path, target: Path) -> bool:
     """Have another process save the prepacked graphs as the folder ``target``; tell whether that could be done."""
     # What it takes to save them would stay with this process: freed memory seldom goes back to the kernel.
-    command = [sys.executable, "-m", __name__, str(folder)]
+    command = [sys.executable, "-m", __name__, str(folder.resolve())]
     finished = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True)  # noqa: S603 - it is this module
     if finished.returncode:
         reason = (finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"])[-1]
@@ -71,7 +73,7 @@ def prepack(folder: Path) -> None:
     target = folder / PREPACKED / _fingerprint(folder)
     if target.is_dir():
         return
-    unfinished = target.with_name(f"{target.name}.{os.getpid()}")
+    unfinished = target.with_name(f"{target.name}.{uuid.uuid4().hex}")
     unfinished.mkdir(parents=True)
     try:
         for name in ("encoder", "decoder"):
@@ -89,7 +91,8 @@ def prepack(folder: Path) -> None:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     for other in target.parent.iterdir():
-        if other != target and not other.suffix:  # one with a suffix is being written by another worker
+        # One with a suffix is being written by another worker, or was left by one that was killed.
+        if other != target and (not other.suffix or time.time() - other.stat().st_mtime > _STALE_S):
             shutil.rmtree(other, ignore_errors=True)
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from captioning.admission import MemoryBudget, MemoryHold
+from captioning.admission import Admission, MemoryBudget, MemoryHold
 from captioning.batcher import Captioned, Engine, GenerationOptions, Pixels
 from captioning.deadline import Deadline
 from captioning.decoder import open_image
@@ -46,9 +46,22 @@ class StageTimes:
 class Pipeline:
     """Take a picture, or the URL of one, through all stages to its caption."""
 
-    def __init__(self, fetcher: Fetcher, model: Model, decoding: MemoryBudget, *, max_image_pixels: int) -> None:
-        """Join the stages; ``decoding`` bounds the memory of all pictures that are decoded at once."""
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        model: Model,
+        *,
+        downloads: Admission,
+        decoding: MemoryBudget,
+        max_image_pixels: int,
+    ) -> None:
+        """Join the stages.
+
+        ``downloads`` bounds how many run at once, so that slow servers leave permits for uploads; ``decoding``
+        bounds the memory of all pictures that are decoded at once.
+        """
         self._fetcher = fetcher
+        self._downloads = downloads
         self._model = model
         self._decoding = decoding
         self._max_image_pixels = max_image_pixels
@@ -72,7 +85,7 @@ class Pipeline:
         engine = self._model.engine()
         engine.check(options)
         if isinstance(source, str):
-            with times.stage("fetch"):
+            with times.stage("fetch"), self._downloads.permit(lambda: 1.0):
                 source = self._fetcher.fetch(source, timeout_s=deadline.remaining(), on_bytes=memory.grow)
         with times.stage("decode"):
             pixel_values = self._decode(engine, source, deadline)  # [3, H, W]

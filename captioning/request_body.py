@@ -49,7 +49,10 @@ def read_body(request: Request, *, max_bytes: int, deadline: Deadline, memory: M
     deadline.remaining()
     if expected is not None and body.tell() < expected:
         raise InvalidRequest(f"The request body ended after {body.tell():,} of {expected:,} bytes.")
-    return body.getvalue()
+    received = body.getvalue()
+    if request.is_json and not received.isascii():
+        memory.grow(8 * len(received))  # one wide character makes every character of a Python string four bytes wide
+    return received
 
 
 @contextmanager

@@ -90,6 +90,11 @@ class Settings(BaseSettings):
         return self.num_threads or max(1, available_cpus() // self.web_concurrency)
 
     @property
+    def max_concurrent_downloads(self) -> int:
+        """Return how many of the requests in the works may be downloads: a quarter is left to uploads."""
+        return max(1, self.max_concurrent_requests * 3 // 4)
+
+    @property
     def encoded_memory_bytes(self) -> int:
         """Return how much memory request bodies and downloads may take at once."""
         return 6 * max(self.max_body_bytes, self.max_image_bytes)

@@ -9,7 +9,6 @@ import torch
 from transformers import AutoTokenizer, BlipForConditionalGeneration
 
 from captioning.batcher import GenerationOptions, Pixels
-from captioning.errors import InvalidParameter
 from captioning.preprocessor import Preprocessor
 
 
@@ -39,9 +38,8 @@ class TorchEngine:
 
     def check(self, options: GenerationOptions) -> None:
         """Raise `InvalidParameter` when the model has no room for the prompt and the caption."""
-        room = self._model.config.text_config.max_position_embeddings - options.max_new_tokens
-        if len(self._input_ids(options.prompt)) > room:
-            raise InvalidParameter(f"prompt is too long: the model has room for {max(0, room)} tokens of it.")
+        positions = self._model.config.text_config.max_position_embeddings
+        options.check_room(prompt_tokens=len(self._input_ids(options.prompt)), positions=positions)
 
     @torch.inference_mode()
     def caption(self, pixel_values: Pixels, options: GenerationOptions) -> list[str]:

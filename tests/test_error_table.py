@@ -74,6 +74,9 @@ def png_header(width: int, height: int) -> bytes:
         (b'{"imageUrl": "https://example.com/%s"}' % (b"a" * 8192), 400, "invalid_image_url"),
         (b'{"imageUrl": "data:image/png;base64,@@"}', 400, "invalid_image_url"),
         (b'{"imageUrl": "data:image/png;base64"}', 400, "invalid_image_url"),
+        (b'{"imageUrl": "data:,%s"}' % (b"%41" * 20_001), 400, "invalid_image_url"),
+        ('{"imageUrl": "data:;base64,€"}'.encode(), 400, "invalid_image_url"),
+        (b'{"imageUrl": "data:,a", "maxNewTokens": 63}', 400, "invalid_parameter"),
         (b'{"imageUrl": "data:,hello"}', 422, "unsupported_image"),
         (b'{"imageUrl": "data:,a", "numBeams": 6}', 400, "invalid_parameter"),
         (b'{"imageUrl": "data:,a", "numBeams": "2"}', 400, "invalid_parameter"),
@@ -114,6 +117,9 @@ def test_other_bodies_are_not_read(service: Service) -> None:
 def test_a_form_of_too_many_parts_and_bad_framing_are_malformed(service: Service) -> None:
     parts = {f"field{number}": (None, "x") for number in range(30)}
     assert_error(service.post(files=parts), 400, "invalid_request")
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    for body in (b"a&" * 100_000, b"imageUrl=" + b"%41" * 20_001):
+        assert_error(service.post(data=body, headers=form), 400, "invalid_request")
     head = b"POST /local-caption HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\n"
     for rest in (b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b"Content-Length: 9\r\n\r\nabc"):
         with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import pytest
 from conftest import EMOJI_MODEL, SAMPLES
 
-from captioning.admission import MemoryBudget
+from captioning.admission import Admission, MemoryBudget
 from captioning.batcher import Batcher, GenerationOptions
 from captioning.deadline import Deadline
 from captioning.errors import DeadlineExceeded, TooManyPixels
@@ -42,7 +42,7 @@ def caption(captioner: Captioner, *, decoding: MemoryBudget = ROOMY, seconds: fl
         allowed_ports=frozenset(),
         allow_private_addresses=False,
     )
-    pipeline = Pipeline(fetcher, captioner, decoding, max_image_pixels=1_000_000)
+    pipeline = Pipeline(fetcher, captioner, downloads=Admission(1), decoding=decoding, max_image_pixels=1_000_000)
     deadline = Deadline.after(seconds)
     with MemoryBudget(1).hold(deadline) as memory:
         return pipeline.caption(PICTURE, GenerationOptions(), deadline=deadline, memory=memory, times=times)

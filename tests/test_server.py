@@ -96,7 +96,10 @@ def test_a_bad_setting_ends_the_start_and_is_named(start_service: Start) -> None
 
 
 def test_slow_image_servers_hold_up_neither_uploads_nor_health(service: Service) -> None:
-    """Fifty callers wait for a server that takes ten seconds; the ratio is to the same upload just before."""
+    """As many callers as there are permits ask for a server that takes ten seconds; a quarter is told to come again.
+
+    The ratio is to the same upload just before.
+    """
 
     def answer_late(connection: Connection) -> None:
         connection.read_request()
@@ -108,14 +111,15 @@ def test_slow_image_servers_hold_up_neither_uploads_nor_health(service: Service)
         return time.perf_counter() - started
 
     alone = sorted(timed(lambda: service.upload(PICTURE)) for _ in range(5))[2]
-    with BadServer(answer_late) as slow, ThreadPoolExecutor(50) as callers:
-        waiting = [callers.submit(service.post, json={"imageUrl": slow.url("/a.png")}) for _ in range(50)]
-        while slow.connections < 50:
+    with BadServer(answer_late) as slow, ThreadPoolExecutor(64) as callers:
+        waiting = [callers.submit(service.post, json={"imageUrl": slow.url("/a.png")}) for _ in range(64)]
+        while slow.connections < 48:
             time.sleep(0.01)
         health = sorted(timed(lambda: service.get("/healthz")) for _ in range(20))
         beside = sorted(timed(lambda: service.upload(PICTURE)) for _ in range(5))[2]
-        assert sum(not future.done() for future in waiting) == 50
-        assert {future.result().json()["code"] for future in waiting} == {"image_fetch_timeout"}
+        assert sum(not future.done() for future in waiting) == 48
+        codes = [future.result().json()["code"] for future in waiting]
+        assert (codes.count("image_fetch_timeout"), codes.count("overloaded")) == (48, 16)
     assert beside < 3 * alone
     assert health[10] < 0.1
     assert health[-1] < 0.5
