@@ -31,7 +31,6 @@ class Manifest(BaseModel):
 
     bos_token_id: int
     sep_token_id: int  # ends a caption
-    pad_token_id: int
 
     def write(self, folder: Path) -> None:
         """Write int8.json."""

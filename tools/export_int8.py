@@ -90,7 +90,6 @@ def export(model_id: str, revision: str | None, out: Path) -> None:
         max_position_embeddings=text.max_position_embeddings,
         bos_token_id=text.bos_token_id,
         sep_token_id=text.sep_token_id,
-        pad_token_id=text.pad_token_id,
     ).write(out)
     prepack(out)
 
