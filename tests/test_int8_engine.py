@@ -70,7 +70,7 @@ def test_refuses_a_prompt_that_the_model_has_no_room_for(int8: Int8Engine, refer
     fits = GenerationOptions(prompt="a " * 42, max_new_tokens=20)  # with [CLS] and [SEP], 64 positions
     int8.check(fits)
     for engine in (int8, reference):
-        with pytest.raises(InvalidParameter, match="prompt is too long: .* room for 19 new tokens"):
+        with pytest.raises(InvalidParameter, match=r"prompt is too long: .* room for 19 new tokens"):
             engine.check(GenerationOptions(prompt="a " * 43, max_new_tokens=20))
         with pytest.raises(InvalidParameter, match="maxNewTokens: this model has room for at most 62"):
             engine.check(GenerationOptions(max_new_tokens=63))
