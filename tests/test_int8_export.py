@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from conftest import EMOJI_MODEL, ROOT
@@ -59,7 +60,6 @@ def test_manifest_says_what_was_exported(int8_folder: Path) -> None:
 
 
 def test_large_weights_start_on_a_page(int8_folder: Path) -> None:
-    onnx = pytest.importorskip("onnx")
     for name in ("encoder", "decoder"):
         model = onnx.load(int8_folder / f"{name}.onnx", load_external_data=False)
         external = [tensor for tensor in model.graph.initializer if tensor.external_data]
