@@ -18,7 +18,6 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -26,11 +25,10 @@ from PIL import Image
 from captioning.batcher import Batcher, Captioned, Engine, GenerationOptions, Pixels
 from captioning.deadline import Deadline
 from captioning.errors import ModelFailed, ModelLoading
+from captioning.pipeline import Status
 from captioning.settings import Settings, SettingsError, load_settings
 
 log = logging.getLogger("captioning.model")
-
-Status = Literal["loading", "ready", "failed", "draining"]
 
 # What BLIP needs. The hub's folder also holds a TensorFlow copy of the weights, another 1 GB.
 _SMALL_FILES = (

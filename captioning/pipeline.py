@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from captioning.admission import Admission, MemoryBudget, MemoryHold
 from captioning.batcher import Captioned, Engine, GenerationOptions, Pixels
@@ -15,10 +15,23 @@ from captioning.deadline import Deadline
 from captioning.decoder import open_image
 from captioning.errors import DeadlineExceeded, TooManyPixels
 from captioning.fetcher import Fetcher
+from captioning.settings import Settings
+
+Status = Literal["loading", "ready", "failed", "draining"]
 
 
 class Model(Protocol):
-    """What the pipeline needs of the model."""
+    """What the service needs of the model."""
+
+    @property
+    def status(self) -> Status:
+        """Tell where the model is in its life."""
+
+    def start(self) -> None:
+        """Start loading it, unless that was done."""
+
+    def expected_wait_s(self) -> float:
+        """Return the seconds until a picture that came now would be captioned."""
 
     def engine(self) -> Engine:
         """Return the engine, or raise `ModelLoading` or `ModelFailed`."""
@@ -114,3 +127,22 @@ class Pipeline:
             raise DeadlineExceeded(detail="waited for the model") from error
         finally:
             future.cancel()  # of no effect once it runs; before that, nobody waits for it any more
+
+
+def make_pipeline(settings: Settings, model: Model) -> Pipeline:
+    """Join the stages as the settings say."""
+    fetcher = Fetcher(
+        connect_timeout_s=settings.fetch_connect_timeout_s,
+        timeout_s=settings.fetch_timeout_s,
+        max_redirects=settings.fetch_max_redirects,
+        max_bytes=settings.max_image_bytes,
+        allowed_ports=settings.fetch_allowed_ports,
+        allow_private_addresses=settings.fetch_allow_private_addresses,
+    )
+    return Pipeline(
+        fetcher,
+        model,
+        downloads=Admission(settings.max_concurrent_downloads),
+        decoding=MemoryBudget(settings.decode_memory_bytes),
+        max_image_pixels=settings.max_image_pixels,
+    )

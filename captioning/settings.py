@@ -60,6 +60,15 @@ class Settings(BaseSettings):
     api_keys: Annotated[frozenset[str], NoDecode] = Field(
         frozenset(), description="comma-separated keys, one of which a caption then needs; empty: open to all"
     )
+    cache_max_entries: int = Field(10_000, ge=0, description="captions that each worker remembers; 0: none")
+    cache_ttl_s: float = Field(86_400.0, gt=0, description="how long a caption is remembered, in seconds")
+    cache_url: str | None = Field(
+        None, description="redis:// or rediss:// URL of a cache that instances share; none: each remembers its own"
+    )
+
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto", description="json: one object a line; auto: text on a terminal, json elsewhere"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severe line logged")
 
     @field_validator("fetch_allowed_ports", mode="before")

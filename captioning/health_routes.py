@@ -1,0 +1,29 @@
+"""The routes that a platform asks whether this process lives and whether it is ready."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, jsonify
+
+from captioning.pipeline import Model
+from captioning.settings import Settings
+
+
+def health_routes(settings: Settings, model: Model) -> Blueprint:
+    """Make the routes for liveness and readiness."""
+    routes = Blueprint("health", __name__)
+
+    @routes.get("/healthz")
+    def healthz() -> Response:
+        return jsonify(status="ok")
+
+    @routes.get("/readyz")
+    def readyz() -> tuple[Response, int]:
+        body = {
+            "status": model.status,
+            "model": settings.model_id,
+            "revision": settings.revision,
+            "engine": settings.engine,
+        }
+        return jsonify(body), 200 if model.status == "ready" else 503
+
+    return routes
