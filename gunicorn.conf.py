@@ -1,10 +1,8 @@
 """How gunicorn serves the application. What is set here, GUNICORN_CMD_ARGS and the command line outrank."""
 
 import math
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from captioning.settings import SettingsError, load_settings
@@ -16,7 +14,7 @@ except SettingsError as error:
 
 bind = f"0.0.0.0:{_settings.port}"
 workers = _settings.web_concurrency
-worker_class = "gthread"
+worker_class = "captioning.gunicorn_worker.Worker"
 # More threads than admission has permits: a health check and a 429 never wait for a caption.
 threads = _settings.max_concurrent_requests + 16
 worker_connections = threads + 1000
@@ -30,13 +28,6 @@ control_socket_disable = True
 
 def post_worker_init(worker: Any) -> None:
     """Load the model in the process that serves, whether or not the application was imported before the fork."""
-    captioner = worker.wsgi.extensions["captioner"]
+    captioner = worker.app.wsgi().extensions["captioner"]
     captioner.start()
-    stop = signal.getsignal(signal.SIGTERM)
-
-    def drain(number: int, frame: FrameType | None) -> None:
-        captioner.drain()
-        if callable(stop):
-            stop(number, frame)
-
-    signal.signal(signal.SIGTERM, drain)
+    worker.on_drain = captioner.drain

@@ -84,7 +84,8 @@ class Batcher:
     def submit(self, pixel_values: Pixels, options: GenerationOptions, deadline: Deadline) -> Future[Captioned]:
         """Queue one picture, float32 ``[3, H, W]``.
 
-        The future fails with `DeadlineExceeded` when the deadline passes before the model comes to it.
+        The future fails with `DeadlineExceeded` when the deadline passes, or the caller goes, before the model comes
+        to it.
 
         Raises:
             Overloaded: the queue is full.
@@ -143,10 +144,13 @@ class Batcher:
                 others.append(job)
             elif not job.future.set_running_or_notify_cancel():
                 continue
-            elif job.deadline.passed:
-                job.future.set_exception(DeadlineExceeded(detail="waited for the model"))
             else:
-                batch.append(job)
+                try:
+                    job.deadline.check()
+                except DeadlineExceeded as error:
+                    job.future.set_exception(error)
+                else:
+                    batch.append(job)
         self._waiting.extendleft(reversed(others))
         return batch
 

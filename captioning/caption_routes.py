@@ -9,10 +9,10 @@ from flask import Blueprint, Response, g, jsonify, request
 from captioning.admission import Admission, MemoryBudget
 from captioning.batcher import GenerationOptions
 from captioning.caption_request import parse_caption_request
-from captioning.deadline import Deadline
 from captioning.errors import ShuttingDown, Unauthorized
 from captioning.pipeline import Model, Pipeline, StageTimes
 from captioning.request_body import read_body
+from captioning.request_deadline import request_deadline
 from captioning.settings import Settings
 
 
@@ -25,11 +25,11 @@ def caption_routes(settings: Settings, model: Model, pipeline: Pipeline) -> Blue
 
     @routes.post("/local-caption")
     def local_caption() -> Response:
-        deadline = Deadline.after(settings.request_timeout_s)
         _authorize(settings.api_keys)
         model.start()
         if model.status == "draining":
             raise ShuttingDown(retry_after_s=1)
+        deadline = request_deadline(request, settings.request_timeout_s)
         with admission.permit(model.expected_wait_s), encoded.hold(deadline) as memory:
             body = read_body(request, max_bytes=settings.max_body_bytes, deadline=deadline, memory=memory)
             asked = parse_caption_request(request, body, defaults, max_image_bytes=settings.max_image_bytes)

@@ -1,8 +1,9 @@
-"""The moment by which a request must be answered."""
+"""The moment by which a request must be answered, and whether anybody still waits for the answer."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from captioning.errors import DeadlineExceeded
@@ -10,9 +11,10 @@ from captioning.errors import DeadlineExceeded
 
 @dataclass(frozen=True)
 class Deadline:
-    """Hold a moment on the monotonic clock, in seconds."""
+    """Hold a moment on the monotonic clock, in seconds; ``abandoned`` tells whether the caller has gone."""
 
     at: float
+    abandoned: Callable[[], bool] = lambda: False
 
     @classmethod
     def after(cls, seconds: float) -> Deadline:
@@ -30,7 +32,12 @@ class Deadline:
             raise DeadlineExceeded
         return left
 
-    @property
-    def passed(self) -> bool:
-        """Tell whether the moment has come."""
-        return time.monotonic() >= self.at
+    def check(self) -> None:
+        """Do nothing while an answer is of use; to be asked before each piece of work.
+
+        Raises:
+            DeadlineExceeded: no time is left, or the caller has gone.
+        """
+        self.remaining()
+        if self.abandoned():
+            raise DeadlineExceeded(detail="the client has gone")

@@ -97,6 +97,7 @@ class Pipeline:
         """
         engine = self._model.engine()
         engine.check(options)
+        deadline.check()
         if isinstance(source, str):
             with times.stage("fetch"), self._downloads.permit(lambda: 1.0):
                 source = self._fetcher.fetch(source, timeout_s=deadline.remaining(), on_bytes=memory.grow)
@@ -117,6 +118,7 @@ class Pipeline:
             )
         with self._decoding.hold(deadline) as memory:
             memory.grow(opened.memory_bytes)
+            deadline.check()
             return engine.preprocessor(opened.decode())
 
     def _generate(self, pixel_values: Pixels, options: GenerationOptions, deadline: Deadline) -> Captioned:
