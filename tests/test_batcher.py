@@ -97,6 +97,21 @@ def test_the_model_sees_neither_late_nor_cancelled_work(batcher: Batcher, engine
     assert engine.batches == [["0"], ["3"]]
 
 
+def test_the_model_does_not_see_work_whose_client_has_gone(batcher: Batcher, engine: Counting) -> None:
+    hold_up(batcher, engine)
+    gone = threading.Event()
+    later = Deadline.after(10).at
+    unwanted = [batcher.submit(picture(n), GREEDY, Deadline(later, abandoned=gone.is_set)) for n in range(1, 4)]
+    wanted = batcher.submit(picture(4), GREEDY, Deadline.after(10))
+    gone.set()
+    engine.may_go_on.set()
+    assert wanted.result(5).caption == "4"
+    for future in unwanted:
+        with pytest.raises(DeadlineExceeded, match="the client has gone"):
+            future.result(5)
+    assert engine.batches == [["0"], ["4"]]
+
+
 def test_the_queue_is_bounded(batcher: Batcher, engine: Counting) -> None:
     hold_up(batcher, engine)
     for n in range(8):
