@@ -7,6 +7,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from captioning.metrics_folder import forget_worker, make_metrics_folder
 from captioning.settings import SettingsError, load_settings
 
 try:
@@ -26,12 +27,15 @@ graceful_timeout = math.ceil(_settings.request_timeout_s) + 2  # whoever was let
 # A heartbeat file on a disk can block for as long as the disk does.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 control_socket_disable = True
+logger_class = "captioning.gunicorn_logger.GunicornLogger"
+make_metrics_folder(worker_tmp_dir)
 
 
 def post_worker_init(worker: Any) -> None:
     """Load the model in the process that serves, whether or not the application was imported before the fork."""
     captioner = worker.wsgi.extensions["captioner"]
     captioner.start()
+    worker.wsgi.extensions["metrics"].start()
     stop = signal.getsignal(signal.SIGTERM)
 
     def drain(number: int, frame: FrameType | None) -> None:
@@ -40,3 +44,8 @@ def post_worker_init(worker: Any) -> None:
             stop(number, frame)
 
     signal.signal(signal.SIGTERM, drain)
+
+
+def child_exit(_master: Any, worker: Any) -> None:
+    """Take a worker that ended, however it did, out of the gauges."""
+    forget_worker(worker.pid)
