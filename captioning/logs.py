@@ -61,14 +61,12 @@ class _JsonFormatter(JsonFormatter):
 class _TextFormatter(logging.Formatter):
     """Write a record as one line, its extra fields as name=value behind the message; a traceback follows, indented."""
 
-    def formatMessage(self, record: logging.LogRecord) -> str:
+    def format(self, record: logging.LogRecord) -> str:
         extra: dict[str, Any] = merge_record_extra(record, {}, reserved=RESERVED_ATTRS)
         fields = [f"{name}={_plain(value)}" for name, value in extra.items()]
-        line = f"{_timestamp(record)} {record.levelname} {record.name}: {record.message}"
-        return _escaped(" ".join([line, *fields]))
-
-    def formatException(self, ei: Any) -> str:
-        return "\n".join(f"    {_escaped(line)}" for line in super().formatException(ei).split("\n"))
+        head = f"{_timestamp(record)} {record.levelname} {record.name}: {record.getMessage()}"
+        traceback = self.formatException(record.exc_info).split("\n") if record.exc_info else []
+        return "\n".join([_escaped(" ".join([head, *fields])), *(f"    {_escaped(line)}" for line in traceback)])
 
 
 def _timestamp(record: logging.LogRecord) -> str:

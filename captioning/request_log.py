@@ -17,8 +17,7 @@ log = logging.getLogger("captioning.requests")
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _SERVER_TIMING = ("fetch", "decode", "queue", "generate")
 _ASKED_ALL_THE_TIME = ("/healthz", "/readyz", "/metrics")
-# Longer than any host's name (RFC 1035, section 2.3.4).
-_MOST_CHARACTERS = 256
+_MOST_CHARACTERS = 256  # longer than any host's name (RFC 1035, section 2.3.4)
 
 
 def identify_requests(app: Flask) -> None:
@@ -79,8 +78,9 @@ def _log_request(response: Response) -> None:
 def _error_fields() -> dict[str, Any]:
     if not (error := g.get("error")):
         return {}
-    fields = {"code": error.code, "error": error.message, "detail": error.detail}
-    return {name: value for name, value in fields.items() if value is not None}
+    fields = {"code": error.code, "error": error.message}
+    # It may quote what an image's server said.
+    return fields if error.detail is None else {**fields, "detail": error.detail[: 2 * _MOST_CHARACTERS]}
 
 
 def _trace_fields(trace: Trace) -> dict[str, Any]:

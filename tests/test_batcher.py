@@ -97,6 +97,21 @@ def test_the_model_sees_neither_late_nor_cancelled_work(batcher: Batcher, engine
     assert engine.batches == [["0"], ["3"]]
 
 
+def test_what_a_batch_took_comes_with_its_captions_and_is_told_once(engine: Counting) -> None:
+    told: list[Generation] = []
+    batcher = Batcher(max_batch_size=2, max_waiting=8, on_batch=told.append)
+    futures = [batcher.submit(picture(n), GREEDY, Deadline.after(10)) for n in range(3)]
+    assert batcher.waiting == 3
+    batcher.close()
+    engine.may_go_on.set()
+    batcher.run(engine)
+    assert batcher.waiting == 0
+    assert [generation.captions for generation in told] == [["0", "1"], ["2"]]
+    captioned = [future.result(0) for future in futures]
+    assert [one.batch_size for one in captioned] == [2, 2, 1]
+    assert {(one.encode_s, one.decode_tokens_s) for one in captioned} == {(0.25, 0.5)}
+
+
 def test_the_queue_is_bounded(batcher: Batcher, engine: Counting) -> None:
     hold_up(batcher, engine)
     for n in range(8):

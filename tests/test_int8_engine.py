@@ -53,9 +53,24 @@ def pictures(int8: Int8Engine) -> Pixels:
 def test_captions_are_the_torch_engines_alone_and_in_batches(
     int8: Int8Engine, reference: TorchEngine, pictures: Pixels, options: GenerationOptions
 ) -> None:
-    expected = reference.caption(pictures, options).captions
-    assert [int8.caption(picture[None], options).captions[0] for picture in pictures] == expected
+    generated = reference.caption(pictures, options)
+    expected = generated.captions
+    alone = [int8.caption(picture[None], options) for picture in pictures]
+    assert [one.captions[0] for one in alone] == expected
+    assert sum(one.tokens for one in alone) == generated.tokens
     assert int8.caption(pictures[:5], options).captions + int8.caption(pictures[5:], options).captions == expected
+
+
+def test_tokens_are_those_of_the_caption_without_its_prompt(
+    int8: Int8Engine, reference: TorchEngine, pictures: Pixels
+) -> None:
+    for engine in (int8, reference):
+        for prompt in ("", "a picture of"):
+            generation = engine.caption(pictures[:3], GenerationOptions(prompt=prompt))
+            words = [caption.removeprefix(prompt).split() for caption in generation.captions]
+            assert generation.tokens == sum(map(len, words))  # the embedded model has a token for each of its words
+            assert generation.encode_s > 0
+            assert generation.decode_tokens_s > 0
 
 
 def test_neighbours_in_a_batch_change_nothing(int8: Int8Engine, pictures: Pixels) -> None:
