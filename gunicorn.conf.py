@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from captioning.metrics_folder import forget_worker, make_metrics_folder
 from captioning.settings import SettingsError, load_settings
 
 try:
@@ -24,10 +25,18 @@ graceful_timeout = math.ceil(_settings.request_timeout_s) + 2  # whoever was let
 # A heartbeat file on a disk can block for as long as the disk does.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 control_socket_disable = True
+logger_class = "captioning.gunicorn_logger.GunicornLogger"
+make_metrics_folder(worker_tmp_dir)
 
 
 def post_worker_init(worker: Any) -> None:
     """Load the model in the process that serves, whether or not the application was imported before the fork."""
-    captioner = worker.app.wsgi().extensions["captioner"]
-    captioner.start()
-    worker.on_drain = captioner.drain
+    extensions = worker.app.wsgi().extensions
+    extensions["captioner"].start()
+    extensions["metrics"].start()
+    worker.on_drain = extensions["captioner"].drain
+
+
+def child_exit(_master: Any, worker: Any) -> None:
+    """Take a worker that ended, however it did, out of the gauges."""
+    forget_worker(worker.pid)

@@ -22,9 +22,10 @@ from pickle import UnpicklingError
 import numpy as np
 from PIL import Image
 
-from captioning.batcher import Batcher, Captioned, Engine, GenerationOptions, Pixels
+from captioning.batcher import Batcher, Captioned, Engine, Generation, GenerationOptions, Pixels
 from captioning.deadline import Deadline
 from captioning.errors import ModelFailed, ModelLoading
+from captioning.logs import adopt_loggers
 from captioning.pipeline import Status
 from captioning.settings import Settings, SettingsError, load_settings
 
@@ -90,6 +91,11 @@ class Captioner:
         """Queue one preprocessed picture; see `Batcher.submit`."""
         return self._batcher.submit(pixel_values, options, deadline)
 
+    @property
+    def waiting(self) -> int:
+        """Return how many pictures wait for the model."""
+        return self._batcher.waiting
+
     def expected_wait_s(self) -> float:
         """Return the seconds until a picture that came now would be captioned."""
         return self._batcher.expected_wait_s()
@@ -121,11 +127,13 @@ class Captioner:
         self._on_failure()
 
 
-def make_captioner(settings: Settings) -> Captioner:
+def make_captioner(settings: Settings, on_batch: Callable[[Generation], None] = lambda batch: None) -> Captioner:
     """Make the captioner that the settings ask for; its model is loaded when it is started."""
     return Captioner(
         lambda: load_engine(settings),
-        Batcher(max_batch_size=settings.batch_max_size, max_waiting=settings.max_concurrent_requests),
+        Batcher(
+            max_batch_size=settings.batch_max_size, max_waiting=settings.max_concurrent_requests, on_batch=on_batch
+        ),
         on_failure=_end_the_server,
     )
 
@@ -159,6 +167,7 @@ def _load_torch(settings: Settings) -> Engine:
 
     from captioning.torch_engine import TorchEngine
 
+    adopt_loggers("transformers", "huggingface_hub")
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
     return TorchEngine(folder, num_threads=settings.model_threads)
@@ -198,6 +207,7 @@ def _download(model_id: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, XetDownloadError
     from huggingface_hub.utils import disable_progress_bars, httpx
 
+    adopt_loggers("huggingface_hub")
     if not sys.stderr.isatty():
         disable_progress_bars()
     cached = partial(snapshot_download, model_id, revision=revision, local_files_only=True)

@@ -87,7 +87,7 @@ class Comparison:
                 output_logits=True,
             )
         [wanted] = self._tokenizer.batch_decode(answer.sequences, skip_special_tokens=True)
-        [got] = self._int8.caption(pixels, GenerationOptions(max_new_tokens=self._max_new_tokens))
+        [got] = self._int8.caption(pixels, GenerationOptions(max_new_tokens=self._max_new_tokens)).captions
         expected = torch.stack(answer.logits, dim=1)[0].numpy()  # [N, V]
         logits = self._int8.logits(pixels, answer.sequences[:, :-1].numpy())[0]  # [N, V]
         errors = np.linalg.norm(logits - expected, axis=1) / np.linalg.norm(expected, axis=1)

@@ -15,7 +15,9 @@ class Admission:
     """Let a fixed number of requests in, and turn the next one away at once: a queue that nobody sees helps nobody."""
 
     def __init__(self, limit: int) -> None:
-        self._permits = threading.BoundedSemaphore(limit)
+        self.limit = limit
+        self.in_use = 0
+        self._lock = threading.Lock()
 
     @contextmanager
     def permit(self, retry_after_s: Callable[[], float]) -> Iterator[None]:
@@ -24,12 +26,16 @@ class Admission:
         Raises:
             Overloaded: all permits are taken; it carries what ``retry_after_s`` returns.
         """
-        if not self._permits.acquire(blocking=False):
+        with self._lock:
+            full = self.in_use >= self.limit
+            self.in_use += not full
+        if full:
             raise Overloaded(retry_after_s=retry_after_s())
         try:
             yield
         finally:
-            self._permits.release()
+            with self._lock:
+                self.in_use -= 1
 
 
 class MemoryBudget:
@@ -41,6 +47,11 @@ class MemoryBudget:
         self._held = 0
         self._held_by_waiters = 0
         self._line: deque[MemoryHold] = deque()
+
+    @property
+    def held_bytes(self) -> int:
+        """Return how much of it is taken."""
+        return self._held
 
     @contextmanager
     def hold(self, deadline: Deadline) -> Iterator[MemoryHold]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -45,8 +46,21 @@ class Engine(Protocol):
     def check(self, options: GenerationOptions) -> None:
         """Raise `InvalidParameter` when the model cannot hold the prompt and the caption."""
 
-    def caption(self, pixel_values: Pixels, options: GenerationOptions) -> list[str]:
+    def caption(self, pixel_values: Pixels, options: GenerationOptions) -> Generation:
         """Caption float32 ``[B, 3, H, W]``: B captions."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Hold a batch's captions with the seconds that its two parts took.
+
+    ``tokens`` counts what the captions consist of, their prompts and their ends left out.
+    """
+
+    captions: list[str]
+    encode_s: float
+    decode_tokens_s: float
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,9 @@ class Captioned:
     caption: str
     queue_s: float
     generate_s: float
+    encode_s: float
+    decode_tokens_s: float
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -73,7 +90,11 @@ class Batcher:
     A batch never waits for company: the model takes whatever waits when it comes free, up to ``max_batch_size``.
     """
 
-    def __init__(self, *, max_batch_size: int, max_waiting: int) -> None:
+    def __init__(
+        self, *, max_batch_size: int, max_waiting: int, on_batch: Callable[[Generation], None] = lambda batch: None
+    ) -> None:
+        """Prepare; ``on_batch`` is called in the model thread with what each batch gave."""
+        self._on_batch = on_batch
         self._max_batch_size = max_batch_size
         self._max_waiting = max_waiting
         self._waiting: deque[_Job] = deque()
@@ -101,6 +122,11 @@ class Batcher:
             self._changed.notify()
         return job.future
 
+    @property
+    def waiting(self) -> int:
+        """Return how many pictures wait for the model."""
+        return len(self._waiting)
+
     def expected_wait_s(self) -> float:
         """Return the seconds until a picture that came now would be captioned, by the speed measured so far."""
         return (len(self._waiting) + 1) * self._seconds_per_picture
@@ -110,15 +136,25 @@ class Batcher:
         while batch := self._next_batch():
             started = time.monotonic()
             try:
-                captions = engine.caption(np.stack([job.pixel_values for job in batch]), batch[0].options)
+                generation = engine.caption(np.stack([job.pixel_values for job in batch]), batch[0].options)
             except Exception as error:  # noqa: BLE001 - the waiting requests raise it at their own edge, which logs it
                 for job in batch:
                     job.future.set_exception(error)
                 continue
             took = time.monotonic() - started
             self._learn_speed(took / len(batch))
-            for job, caption in zip(batch, captions, strict=True):
-                job.future.set_result(Captioned(caption, started - job.queued_at, took))
+            self._on_batch(generation)
+            for job, caption in zip(batch, generation.captions, strict=True):
+                job.future.set_result(
+                    Captioned(
+                        caption,
+                        queue_s=started - job.queued_at,
+                        generate_s=took,
+                        encode_s=generation.encode_s,
+                        decode_tokens_s=generation.decode_tokens_s,
+                        batch_size=len(batch),
+                    )
+                )
 
     def close(self) -> None:
         """Take no more pictures; what waits is still captioned."""

@@ -10,16 +10,16 @@ from captioning.admission import Admission, MemoryBudget
 from captioning.batcher import GenerationOptions
 from captioning.caption_request import parse_caption_request
 from captioning.errors import ShuttingDown, Unauthorized
-from captioning.pipeline import Model, Pipeline, StageTimes
+from captioning.pipeline import Model, Pipeline
 from captioning.request_body import read_body
 from captioning.request_deadline import request_deadline
 from captioning.settings import Settings
+from captioning.trace import Trace
 
 
-def caption_routes(settings: Settings, model: Model, pipeline: Pipeline) -> Blueprint:
+def caption_routes(settings: Settings, model: Model, pipeline: Pipeline, admission: Admission) -> Blueprint:
     """Make the routes that answer pictures with captions."""
     routes = Blueprint("captions", __name__)
-    admission = Admission(settings.max_concurrent_requests)
     encoded = MemoryBudget(settings.encoded_memory_bytes)
     defaults = GenerationOptions(max_new_tokens=settings.max_new_tokens, num_beams=settings.num_beams)
 
@@ -33,8 +33,8 @@ def caption_routes(settings: Settings, model: Model, pipeline: Pipeline) -> Blue
         with admission.permit(model.expected_wait_s), encoded.hold(deadline) as memory:
             body = read_body(request, max_bytes=settings.max_body_bytes, deadline=deadline, memory=memory)
             asked = parse_caption_request(request, body, defaults, max_image_bytes=settings.max_image_bytes)
-            g.times = StageTimes()
-            caption = pipeline.caption(asked.source, asked.options, deadline=deadline, memory=memory, times=g.times)
+            g.trace = Trace()
+            caption = pipeline.caption(asked.source, asked.options, deadline=deadline, memory=memory, trace=g.trace)
         return jsonify(output=caption)
 
     return routes

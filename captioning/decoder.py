@@ -100,11 +100,12 @@ def open_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, target_size
         _check_size(image.size, max_pixels)
         if isinstance(image, TiffImageFile):
             _check_tiff(image, max_pixels)
+        size = image.size
         beside = codec_bytes(image, data)
         if isinstance(image, JpegImageFile) and target_size is not None:
             # Pillow takes the smallest scale that leaves both sides at least this long.
             image.draft(None, (JPEG_DRAFT_FACTOR * target_size,) * 2)
-        return OpenedImage(image, beside + stored_bytes(image) + reading_bytes(image, target_size))
+        return OpenedImage(image, size, beside + stored_bytes(image) + reading_bytes(image, target_size))
 
 
 def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, target_size: int | None = None) -> Image.Image:
@@ -118,12 +119,14 @@ def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, target_si
 class OpenedImage:
     """A picture whose header was read and found acceptable.
 
-    ``format`` is Pillow's name of the format; ``pixels`` counts those that decode() will really make;
-    ``memory_bytes`` bounds what decode() and reading the result in strips allocate beyond ``data`` itself.
+    ``format`` is Pillow's name of the format; ``size`` is (width, height) as the file has it, not turned upright;
+    ``pixels`` counts those that decode() will really make; ``memory_bytes`` bounds what decode() and reading the
+    result in strips allocate beyond ``data`` itself.
     """
 
-    def __init__(self, image: ImageFile, memory_bytes: int) -> None:
+    def __init__(self, image: ImageFile, size: tuple[int, int], memory_bytes: int) -> None:
         self._image = image
+        self.size = size
         self.format = image.format or ""
         self.pixels = image.width * image.height
         self.memory_bytes = memory_bytes

@@ -35,5 +35,5 @@ def answer_errors(app: Flask) -> None:
 
     @app.errorhandler(Exception)
     def answer_bug(error: Exception) -> tuple[Response, int]:
-        log.exception("%s 500", g.request_id, exc_info=error)
+        log.error("Request %s met a bug.", g.request_id, exc_info=error, extra={"request_id": g.request_id})
         return answer(InternalError())

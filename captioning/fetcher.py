@@ -26,7 +26,7 @@ from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, MaxRetryError
 
 from captioning.dialer import Dialer, FetchDeadline, LimitedSocket
 from captioning.errors import ImageFetchFailed, ImageNotFound, ImageTooLarge, InvalidImageUrl
@@ -118,13 +118,14 @@ class Fetcher:
         try:
             return self._follow(url, deadline, on_bytes)
         except _BAD_URL as exc:
-            raise InvalidImageUrl("The image's URL is not a valid URL.", detail=str(exc)) from exc
+            # What they say holds the whole URL, and its query may hold secrets.
+            raise InvalidImageUrl("The image's URL is not a valid URL.", detail=type(exc).__name__) from exc
         except _LIBRARY_FAILURES as exc:
             deadline.left()  # what breaks after the deadline broke because of it
             untrusted = isinstance(exc, requests_exceptions.SSLError)
             raise ImageFetchFailed(
                 "The image's server offers no TLS connection that can be trusted." if untrusted else None,
-                detail=f"{type(exc).__name__}: {exc}",
+                detail=f"{type(exc).__name__}: {_reason(exc)}",
             ) from exc
 
     def _follow(self, url: str, deadline: FetchDeadline, on_bytes: Callable[[int], None]) -> bytes:
@@ -222,6 +223,12 @@ class _Transport(HTTPAdapter):
         if self._pool is not None:
             self._pool.close()
         super().close()
+
+
+def _reason(exc: Exception) -> object:
+    """Return what says why, without the URL that `MaxRetryError` names whole: queries hold secrets."""
+    inner = exc.args[0] if exc.args else None
+    return inner.reason if isinstance(inner, MaxRetryError) else exc
 
 
 def _redirect_target(url: str, answer: Response) -> str:

@@ -6,6 +6,7 @@ inputs and outputs are, stand in tools/int8_graphs.py.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from onnxruntime import OrtValue
 from tokenizers import Tokenizer
 
-from captioning.batcher import GenerationOptions, Pixels
+from captioning.batcher import Generation, GenerationOptions, Pixels
 from captioning.beam_search import BeamSearch
 from captioning.int8_folder import Manifest
 from captioning.int8_sessions import open_sessions
@@ -53,13 +54,20 @@ class Int8Engine:
         prompt_tokens = len(self._tokenizer.encode(options.prompt).ids)
         options.check_room(prompt_tokens=prompt_tokens, positions=self.manifest.max_position_embeddings)
 
-    def caption(self, pixel_values: Pixels, options: GenerationOptions) -> list[str]:
+    def caption(self, pixel_values: Pixels, options: GenerationOptions) -> Generation:
         """Caption float32 ``[B, 3, H, W]``: B captions, each with its prompt in front."""
         prompt = self._prompt(options.prompt)
+        started = time.monotonic()
         cross = self._encode(pixel_values)
+        encoded = time.monotonic()
         search = self._greedy if options.num_beams == 1 else self._beams
         captions = search(cross, np.array([prompt] * len(pixel_values), np.int64), options)
-        return [self._tokenizer.decode(prompt + tokens, skip_special_tokens=True).strip() for tokens in captions]
+        return Generation(
+            [self._tokenizer.decode(prompt + tokens, skip_special_tokens=True).strip() for tokens in captions],
+            encode_s=encoded - started,
+            decode_tokens_s=time.monotonic() - encoded,
+            tokens=sum(map(len, captions)),
+        )
 
     def logits(self, pixel_values: Pixels, tokens: Tokens) -> NDArray[np.float32]:
         """Return the logits ``[B, T, V]`` that follow each of the tokens ``[B, T]``, read one at a time."""

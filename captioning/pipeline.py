@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Literal, Protocol
+from urllib.parse import urlsplit
 
 from captioning.admission import Admission, MemoryBudget, MemoryHold
 from captioning.batcher import Captioned, Engine, GenerationOptions, Pixels
@@ -16,6 +13,7 @@ from captioning.decoder import open_image
 from captioning.errors import DeadlineExceeded, TooManyPixels
 from captioning.fetcher import Fetcher
 from captioning.settings import Settings
+from captioning.trace import Trace
 
 Status = Literal["loading", "ready", "failed", "draining"]
 
@@ -30,6 +28,10 @@ class Model(Protocol):
     def start(self) -> None:
         """Start loading it, unless that was done."""
 
+    @property
+    def waiting(self) -> int:
+        """Return how many pictures wait for it."""
+
     def expected_wait_s(self) -> float:
         """Return the seconds until a picture that came now would be captioned."""
 
@@ -38,22 +40,6 @@ class Model(Protocol):
 
     def submit(self, pixel_values: Pixels, options: GenerationOptions, deadline: Deadline) -> Future[Captioned]:
         """Queue one preprocessed picture."""
-
-
-@dataclass
-class StageTimes:
-    """Collect the seconds that each stage took."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time what runs inside, also when it fails."""
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = time.monotonic() - started
 
 
 class Pipeline:
@@ -74,9 +60,9 @@ class Pipeline:
         bounds the memory of all pictures that are decoded at once.
         """
         self._fetcher = fetcher
-        self._downloads = downloads
+        self.downloads = downloads
         self._model = model
-        self._decoding = decoding
+        self.decoding = decoding
         self._max_image_pixels = max_image_pixels
 
     def caption(
@@ -86,11 +72,11 @@ class Pipeline:
         *,
         deadline: Deadline,
         memory: MemoryHold,
-        times: StageTimes,
+        trace: Trace,
     ) -> str:
         """Caption one picture, given as an http(s) URL or as its encoded bytes.
 
-        ``memory`` grows with the bytes that are downloaded; ``times`` is filled stage by stage.
+        ``memory`` grows with the bytes that are downloaded; ``trace`` is filled stage by stage.
 
         Raises:
             CaptioningError: any of the tree.
@@ -99,24 +85,33 @@ class Pipeline:
         engine.check(options)
         deadline.check()
         if isinstance(source, str):
-            with times.stage("fetch"), self._downloads.permit(lambda: 1.0):
+            trace.image_host = urlsplit(source).hostname
+            with trace.stage("fetch"), self.downloads.permit(lambda: 1.0):
                 source = self._fetcher.fetch(source, timeout_s=deadline.remaining(), on_bytes=memory.grow)
-        with times.stage("decode"):
-            pixel_values = self._decode(engine, source, deadline)  # [3, H, W]
+        trace.image_bytes = len(source)
+        with trace.stage("decode"):
+            pixel_values = self._decode(engine, source, deadline, trace)  # [3, H, W]
         captioned = self._generate(pixel_values, options, deadline)
-        times.seconds.update(queue=captioned.queue_s, generate=captioned.generate_s)
+        trace.seconds.update(
+            queue=captioned.queue_s,
+            generate=captioned.generate_s,
+            encode=captioned.encode_s,
+            decode_tokens=captioned.decode_tokens_s,
+        )
+        trace.batch_size = captioned.batch_size
         return captioned.caption
 
-    def _decode(self, engine: Engine, data: bytes, deadline: Deadline) -> Pixels:
+    def _decode(self, engine: Engine, data: bytes, deadline: Deadline, trace: Trace) -> Pixels:
         size = max(engine.preprocessor.size)
         opened = open_image(data, max_pixels=self._max_image_pixels, target_size=size)
-        if opened.memory_bytes > self._decoding.total_bytes:
+        trace.image_format, trace.image_size = opened.format, opened.size
+        if opened.memory_bytes > self.decoding.total_bytes:
             # WebP's decoder, for one, takes 17 bytes a pixel.
             raise TooManyPixels(
                 f"Decoding this {opened.format} image takes more memory than the service has for it.",
                 detail=f"{opened.memory_bytes:,} bytes",
             )
-        with self._decoding.hold(deadline) as memory:
+        with self.decoding.hold(deadline) as memory:
             memory.grow(opened.memory_bytes)
             deadline.check()
             return engine.preprocessor(opened.decode())

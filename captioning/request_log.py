@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 import uuid
+from typing import Any
 
 from flask import Flask, Response, g, request
+
+from captioning.trace import Trace
 
 log = logging.getLogger("captioning.requests")
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_SERVER_TIMING = ("fetch", "decode", "queue", "generate")
+_ASKED_ALL_THE_TIME = ("/healthz", "/readyz", "/metrics")
+_MOST_CHARACTERS = 256  # longer than any host's name (RFC 1035, section 2.3.4)
 
 
 def identify_requests(app: Flask) -> None:
@@ -18,6 +25,7 @@ def identify_requests(app: Flask) -> None:
 
     @app.before_request
     def take_request_id() -> None:
+        g.started = time.monotonic()
         given = request.headers.get("X-Request-Id", "")
         g.request_id = given if _SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
@@ -25,25 +33,70 @@ def identify_requests(app: Flask) -> None:
     def add_headers(response: Response) -> Response:
         response.headers["X-Request-Id"] = g.request_id
         response.headers["X-Content-Type-Options"] = "nosniff"
-        if times := g.get("times"):
+        if trace := g.get("trace"):
             response.headers["Server-Timing"] = ", ".join(
-                f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in times.seconds.items()
+                f"{stage};dur={seconds * 1000:.1f}"
+                for stage, seconds in trace.seconds.items()
+                if stage in _SERVER_TIMING
             )
         _log_request(response)
         return response
 
 
-def _log_request(response: Response) -> None:
-    """Write one line a request; health checks, which come every few seconds, only at DEBUG."""
-    level = logging.DEBUG if request.path in ("/healthz", "/readyz") else logging.INFO
+def route_of_request() -> str:
+    """Return the rule that the request came by: a path is a stranger's choice, and there is no end to paths."""
+    return request.url_rule.rule if request.url_rule else "unmatched"
+
+
+def error_code() -> str:
+    """Return the code of the error that the request is answered with, or ``none``."""
     error = g.get("error")
+    return error.code if error else "none"
+
+
+def _log_request(response: Response) -> None:
+    """Write one line a request; what platforms and Prometheus ask every few seconds, only at DEBUG."""
+    route = route_of_request()
     log.log(
-        level,
-        "%s %s %r -> %d%s [%s]",
-        g.request_id,
+        logging.DEBUG if route in _ASKED_ALL_THE_TIME else logging.INFO,
+        "%s %s %d",
         request.method,
-        request.path,
+        request.path[:_MOST_CHARACTERS],
         response.status_code,
-        f" {error.code}: {str(error)!r}" if error else "",
-        response.headers.get("Server-Timing", ""),
+        extra={
+            "request_id": g.request_id,
+            "method": request.method,
+            "route": route,
+            "status": response.status_code,
+            **_error_fields(),
+            "total_ms": _milliseconds(time.monotonic() - g.started),
+            **_trace_fields(g.get("trace", Trace())),
+        },
     )
+
+
+def _error_fields() -> dict[str, Any]:
+    if not (error := g.get("error")):
+        return {}
+    fields = {"code": error.code, "error": error.message}
+    # It may quote what an image's server said.
+    return fields if error.detail is None else {**fields, "detail": error.detail[: 2 * _MOST_CHARACTERS]}
+
+
+def _trace_fields(trace: Trace) -> dict[str, Any]:
+    """Return what is known of the picture; of its URL only the host, since paths and queries carry secrets."""
+    width, height = trace.image_size or (None, None)
+    fields = {
+        **{f"{stage}_ms": _milliseconds(seconds) for stage, seconds in trace.seconds.items()},
+        "image_host": trace.image_host and trace.image_host[:_MOST_CHARACTERS],
+        "image_bytes": trace.image_bytes,
+        "image_format": trace.image_format,
+        "image_width": width,
+        "image_height": height,
+        "batch_size": trace.batch_size,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 1)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from captioning.batcher import Batcher, GenerationOptions, Pixels
+from captioning.batcher import Batcher, Generation, GenerationOptions, Pixels
 from captioning.deadline import Deadline
 from captioning.errors import DeadlineExceeded, Overloaded, ShuttingDown
 from captioning.preprocessor import Preprocessor
@@ -31,14 +31,14 @@ class Counting:
     def check(self, options: GenerationOptions) -> None:
         pass
 
-    def caption(self, pixel_values: Pixels, options: GenerationOptions) -> list[str]:
+    def caption(self, pixel_values: Pixels, options: GenerationOptions) -> Generation:
         self.started.set()
         self.may_go_on.wait(10)
         captions = [f"{pixels[0, 0, 0]:.0f}" for pixels in pixel_values]
         if "13" in captions:
             raise ZeroDivisionError
         self.batches.append(captions)
-        return captions
+        return Generation(captions, encode_s=0.25, decode_tokens_s=0.5, tokens=len(captions))
 
 
 def picture(number: int) -> Pixels:
@@ -110,6 +110,21 @@ def test_the_model_does_not_see_work_whose_client_has_gone(batcher: Batcher, eng
         with pytest.raises(DeadlineExceeded, match="the client has gone"):
             future.result(5)
     assert engine.batches == [["0"], ["4"]]
+
+
+def test_what_a_batch_took_comes_with_its_captions_and_is_told_once(engine: Counting) -> None:
+    told: list[Generation] = []
+    batcher = Batcher(max_batch_size=2, max_waiting=8, on_batch=told.append)
+    futures = [batcher.submit(picture(n), GREEDY, Deadline.after(10)) for n in range(3)]
+    assert batcher.waiting == 3
+    batcher.close()
+    engine.may_go_on.set()
+    batcher.run(engine)
+    assert batcher.waiting == 0
+    assert [generation.captions for generation in told] == [["0", "1"], ["2"]]
+    captioned = [future.result(0) for future in futures]
+    assert [one.batch_size for one in captioned] == [2, 2, 1]
+    assert {(one.encode_s, one.decode_tokens_s) for one in captioned} == {(0.25, 0.5)}
 
 
 def test_the_queue_is_bounded(batcher: Batcher, engine: Counting) -> None:

@@ -21,7 +21,7 @@ from werkzeug.serving import make_server
 
 from app import create_app
 from captioning import errors
-from captioning.batcher import Batcher, Engine, GenerationOptions, Pixels
+from captioning.batcher import Batcher, Engine, Generation, GenerationOptions, Pixels
 from captioning.preprocessor import Preprocessor
 from captioning.settings import Settings
 from model_loader import Captioner
@@ -200,7 +200,7 @@ class Breaking:
     def check(self, options: GenerationOptions) -> None:
         pass
 
-    def caption(self, pixel_values: Pixels, options: GenerationOptions) -> list[str]:
+    def caption(self, pixel_values: Pixels, options: GenerationOptions) -> Generation:
         raise ZeroDivisionError("a secret")
 
 

@@ -694,10 +694,12 @@ def test_a_certificate_of_an_unknown_authority_is_refused() -> None:
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     with (
         BadServer(answer_with(http_answer(PICTURE)), tls=context) as server,
-        pytest.raises(errors.ImageFetchFailed, match="TLS"),
+        pytest.raises(errors.ImageFetchFailed, match="TLS") as refused,
     ):
-        make_fetcher().fetch(server.url())
+        make_fetcher().fetch(server.url("/secret?key=secret"))
     assert server.requests == []
+    assert "CERTIFICATE_VERIFY_FAILED" in str(refused.value)
+    assert "secret" not in str(refused.value)  # it is logged
 
 
 def test_plain_http_on_a_tls_port_means_failed() -> None:

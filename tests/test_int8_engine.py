@@ -53,16 +53,31 @@ def pictures(int8: Int8Engine) -> Pixels:
 def test_captions_are_the_torch_engines_alone_and_in_batches(
     int8: Int8Engine, reference: TorchEngine, pictures: Pixels, options: GenerationOptions
 ) -> None:
-    expected = reference.caption(pictures, options)
-    assert [int8.caption(picture[None], options)[0] for picture in pictures] == expected
-    assert int8.caption(pictures[:5], options) + int8.caption(pictures[5:], options) == expected
+    generated = reference.caption(pictures, options)
+    expected = generated.captions
+    alone = [int8.caption(picture[None], options) for picture in pictures]
+    assert [one.captions[0] for one in alone] == expected
+    assert sum(one.tokens for one in alone) == generated.tokens
+    assert int8.caption(pictures[:5], options).captions + int8.caption(pictures[5:], options).captions == expected
+
+
+def test_tokens_are_those_of_the_caption_without_its_prompt(
+    int8: Int8Engine, reference: TorchEngine, pictures: Pixels
+) -> None:
+    for engine in (int8, reference):
+        for prompt in ("", "a picture of"):
+            generation = engine.caption(pictures[:3], GenerationOptions(prompt=prompt))
+            words = [caption.removeprefix(prompt).split() for caption in generation.captions]
+            assert generation.tokens == sum(map(len, words))  # the embedded model has a token for each of its words
+            assert generation.encode_s > 0
+            assert generation.decode_tokens_s > 0
 
 
 def test_neighbours_in_a_batch_change_nothing(int8: Int8Engine, pictures: Pixels) -> None:
     # Pictures unlike any other, whose activations are far larger.
     strange = np.concatenate([pictures * 10, -pictures])
-    alone = [int8.caption(picture[None], GenerationOptions())[0] for picture in pictures]
-    among = int8.caption(np.concatenate([strange, pictures]), GenerationOptions())[len(strange) :]
+    alone = [int8.caption(picture[None], GenerationOptions()).captions[0] for picture in pictures]
+    among = int8.caption(np.concatenate([strange, pictures]), GenerationOptions()).captions[len(strange) :]
     assert among == alone
 
 
@@ -164,7 +179,7 @@ def worker_exit(server, worker):
     service = start_service(ENGINE="int8", MODEL_ID=str(int8_folder), GUNICORN_CMD_ARGS=f"--config {config}")
     service.wait_until_ready()
     answers = [service.upload(sample.read_bytes()).json()["output"] for sample in SAMPLES]
-    assert answers == [int8.caption(picture[None], GenerationOptions())[0] for picture in pictures]
+    assert answers == [int8.caption(picture[None], GenerationOptions()).captions[0] for picture in pictures]
     assert service.get("/readyz").json()["engine"] == "int8"
     assert service.stop() == 0
     imported = modules.read_text().split()

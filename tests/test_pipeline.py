@@ -14,8 +14,9 @@ from captioning.batcher import Batcher, GenerationOptions
 from captioning.deadline import Deadline
 from captioning.errors import DeadlineExceeded, TooManyPixels
 from captioning.fetcher import Fetcher
-from captioning.pipeline import Pipeline, StageTimes
+from captioning.pipeline import Pipeline
 from captioning.settings import Settings
+from captioning.trace import Trace
 from model_loader import Captioner, load_engine
 
 PICTURE = SAMPLES[0].read_bytes()
@@ -33,7 +34,7 @@ def captioner() -> Iterator[Captioner]:
     batcher.close()
 
 
-def caption(captioner: Captioner, *, decoding: MemoryBudget = ROOMY, seconds: float = 30, times: StageTimes) -> str:
+def caption(captioner: Captioner, *, decoding: MemoryBudget = ROOMY, seconds: float = 30, trace: Trace) -> str:
     fetcher = Fetcher(
         connect_timeout_s=1,
         timeout_s=1,
@@ -45,18 +46,20 @@ def caption(captioner: Captioner, *, decoding: MemoryBudget = ROOMY, seconds: fl
     pipeline = Pipeline(fetcher, captioner, downloads=Admission(1), decoding=decoding, max_image_pixels=1_000_000)
     deadline = Deadline.after(seconds)
     with MemoryBudget(1).hold(deadline) as memory:
-        return pipeline.caption(PICTURE, GenerationOptions(), deadline=deadline, memory=memory, times=times)
+        return pipeline.caption(PICTURE, GenerationOptions(), deadline=deadline, memory=memory, trace=trace)
 
 
 def test_an_upload_passes_three_stages(captioner: Captioner) -> None:
-    times = StageTimes()
-    assert caption(captioner, times=times).endswith("background")
-    assert list(times.seconds) == ["decode", "queue", "generate"]
+    trace = Trace()
+    assert caption(captioner, trace=trace).endswith("background")
+    assert list(trace.seconds) == ["decode", "queue", "generate", "encode", "decode_tokens"]
+    assert trace.seconds["encode"] + trace.seconds["decode_tokens"] <= trace.seconds["generate"]
+    assert (trace.image_bytes, trace.image_format, trace.batch_size) == (len(PICTURE), "JPEG", 1)
 
 
 def test_a_picture_that_needs_more_memory_than_there_is_is_refused(captioner: Captioner) -> None:
     with pytest.raises(TooManyPixels, match="JPEG"):
-        caption(captioner, decoding=MemoryBudget(10_000), times=StageTimes())
+        caption(captioner, decoding=MemoryBudget(10_000), trace=Trace())
 
 
 def test_decoding_waits_for_memory_and_gives_it_back(captioner: Captioner) -> None:
@@ -64,7 +67,7 @@ def test_decoding_waits_for_memory_and_gives_it_back(captioner: Captioner) -> No
     with ThreadPoolExecutor(1) as caller:
         with decoding.hold(Deadline.after(30)) as everything:
             everything.grow(decoding.total_bytes)
-            answer = caller.submit(caption, captioner, decoding=decoding, times=StageTimes())
+            answer = caller.submit(caption, captioner, decoding=decoding, trace=Trace())
             assert not wait([answer], timeout=0.3).done
         assert answer.result(timeout=30).endswith("background")
     with decoding.hold(Deadline.after(1)) as everything:
@@ -74,16 +77,16 @@ def test_decoding_waits_for_memory_and_gives_it_back(captioner: Captioner) -> No
 def test_a_request_whose_time_is_up_is_answered_and_not_computed(captioner: Captioner) -> None:
     """Sixty ask at once and have the time of ten: some are captioned, the others are told."""
     started = time.monotonic()
-    caption(captioner, times=StageTimes())
+    caption(captioner, trace=Trace())
     time_of_ten = 10 * (time.monotonic() - started)
 
     def one(_: int) -> str | None:
         try:
-            return caption(captioner, seconds=time_of_ten, times=StageTimes())
+            return caption(captioner, seconds=time_of_ten, trace=Trace())
         except DeadlineExceeded:
             return None
 
     with ThreadPoolExecutor(60) as callers:
         answers = list(callers.map(one, range(60)))
     assert 0 < answers.count(None) < 60
-    assert caption(captioner, times=StageTimes())
+    assert caption(captioner, trace=Trace())

@@ -22,7 +22,7 @@ def test_forced_preloading_gives_the_same_captions(start_service: Start, service
     for sample in SAMPLES[:4]:
         picture = sample.read_bytes()
         assert preloaded.upload(picture).json() == service.upload(picture).json()
-    assert '"POST /local-caption HTTP/1.1" 200' in preloaded.log.read_text()
+    assert r"\"POST /local-caption HTTP/1.1\" 200" in preloaded.log.read_text()
     assert preloaded.stop() == 0
 
 

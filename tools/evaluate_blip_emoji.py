@@ -59,7 +59,7 @@ def evaluate(folder: Path, scenes: int, wrong: Path | None) -> str:
         while seen.total() < scenes:
             batch = [next(source) for _ in range(min(BATCH, scenes - seen.total()))]
             pixels = np.stack([engine.preprocessor(open_image(as_jpeg(scene)).decode()) for scene in batch])
-            for scene, caption in zip(batch, engine.caption(pixels, GenerationOptions()), strict=True):
+            for scene, caption in zip(batch, engine.caption(pixels, GenerationOptions()).captions, strict=True):
                 seen[scene.kind] += 1
                 right[scene.kind] += caption == describe(scene)
                 if caption != describe(scene):
