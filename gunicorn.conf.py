@@ -1,18 +1,23 @@
 """How gunicorn serves the application. What is set here, GUNICORN_CMD_ARGS and the command line outrank."""
 
 import math
+import os
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from captioning.allocator import give_memory_back
 from captioning.settings import SettingsError, load_settings
 
 try:
     _settings = load_settings()
 except SettingsError as error:
     sys.exit(str(error))
+
+# Before any thread is there; the workers inherit it.
+give_memory_back(os.environ)
 
 bind = f"0.0.0.0:{_settings.port}"
 workers = _settings.web_concurrency
