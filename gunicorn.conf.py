@@ -1,10 +1,12 @@
 """How gunicorn serves the application. What is set here, GUNICORN_CMD_ARGS and the command line outrank."""
 
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from captioning.allocator import give_memory_back
 from captioning.metrics_folder import forget_worker, make_metrics_folder
 from captioning.settings import SettingsError, load_settings
 
@@ -12,6 +14,9 @@ try:
     _settings = load_settings()
 except SettingsError as error:
     sys.exit(str(error))
+
+# Before any thread is there; the workers inherit it.
+give_memory_back(os.environ)
 
 bind = f"0.0.0.0:{_settings.port}"
 workers = _settings.web_concurrency

@@ -100,6 +100,10 @@ class Captioner:
         """Return the seconds until a picture that came now would be captioned."""
         return self._batcher.expected_wait_s()
 
+    def check_wait(self, deadline: Deadline) -> None:
+        """Refuse what would not be captioned by its deadline; see `Batcher.check_wait`."""
+        self._batcher.check_wait(deadline)
+
     def drain(self) -> None:
         """Say that this process takes no new requests; those that were let in are still captioned."""
         self._status = "draining"

@@ -12,16 +12,12 @@ does meets all of them; figures are medians. Prints tables; writes build/latency
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import platform
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -32,17 +28,16 @@ import onnxruntime
 import requests
 import torch
 import transformers
-from PIL import Image
 from tqdm import tqdm
 from transformers import BlipForConditionalGeneration
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.pictures import photo
+from benchmarks.server import ROOT, gunicorn
 from captioning.batcher import GenerationOptions, Pixels
 from captioning.int8_engine import Int8Engine
 from captioning.torch_engine import TorchEngine
-
-ROOT = Path(__file__).resolve().parent.parent
 
 Run = Callable[[], object]
 
@@ -111,49 +106,11 @@ class Contestants:
         self._torch.caption(pixels, options)
 
 
-def photo(width: int, height: int) -> bytes:
-    """Make a JPEG with as much in it as a photograph has."""
-    coarse = np.random.default_rng(1).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
-
-
 def upload(port: int, picture: bytes, fields: dict[str, str]) -> str:
     """Post a picture as a form and return its caption."""
     answer = requests.post(f"http://127.0.0.1:{port}/local-caption", data=fields, files={"image": picture}, timeout=300)
     answer.raise_for_status()
     return str(answer.json()["output"])
-
-
-@contextmanager
-def service(int8: Path) -> Iterator[int]:
-    """Run the service with the int8 engine; yield its port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    settings = {
-        "ENGINE": "int8",
-        "MODEL_ID": str(int8.resolve()),
-        "NUM_THREADS": "2",
-        "PORT": str(port),
-        "REQUEST_TIMEOUT_S": "300",
-    }
-    command = [sys.executable, "-m", "gunicorn", "--log-level", "warning", "wsgi:app"]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **settings})  # noqa: S603
-    try:
-        while True:
-            try:
-                if requests.get(f"http://127.0.0.1:{port}/readyz", timeout=10).ok:
-                    break
-            except requests.ConnectionError:
-                if process.poll() is not None:
-                    raise
-            time.sleep(0.1)
-        yield port
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def int8_rate(threads: int) -> float:
@@ -287,8 +244,10 @@ def main() -> None:
     args = parser.parse_args()
     where = machine()
     rates = {threads: (int8_rate(threads), bandwidth(threads)) for threads in (2, 1)}
-    with service(args.int8) as port:
-        seconds = measure(Contestants(args.model, args.int8), port, args.rounds)
+    settings = {"ENGINE": "int8", "MODEL_ID": str(args.int8.resolve()), "NUM_THREADS": "2", "REQUEST_TIMEOUT_S": "300"}
+    settings["CACHE_MAX_ENTRIES"] = "0"
+    with gunicorn(settings=settings, arguments=("--log-level", "warning")) as server:
+        seconds = measure(Contestants(args.model, args.int8), server.port, args.rounds)
     medians = {case: {name: median(times) for name, times in by_name.items()} for case, by_name in seconds.items()}
     print("\n".join(f"{name}: {value}" for name, value in where.items()), end="\n\n")
     print(tables(medians, rates, work(args.model, args.int8)))

@@ -8,30 +8,37 @@ Needs root and a memory cgroup (v1 or v2) that takes a child; says so where ther
 before each start, because the kernel charges a file's page to the group that touches it first. Runs without a limit, in
 512 MiB, and in 60 MiB less: a peak says little, since the page cache fills whatever there is, but a service that is as
 fast in less has that much to spare. Bursts are 4 uploads at once of up to 12 megapixels in several formats.
+
+With `--worst-case`, in 512 MiB: as many pictures of 40 megapixels at once as admission lets in, format by format. Fails
+if one of them ends the worker, or the service with it.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
+import itertools
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import requests
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.pictures import encoded, picture
+from benchmarks.server import ROOT, gunicorn, memory
+from benchmarks.worst_pictures import worst_pictures
+
 MIB = 2**20
 RENDER_MIB, TO_SPARE_MIB = 512, 60
 
@@ -42,8 +49,6 @@ SMALL = {
     "MAX_BODY_BYTES": "8388608",  # six of these are the bytes that bodies and downloads may take at once
     "MAX_IMAGE_BYTES": "8388608",
     "MAX_CONCURRENT_REQUESTS": "16",
-    "MALLOC_ARENA_MAX": "2",  # else every thread keeps a heap of its own
-    "MALLOC_MMAP_THRESHOLD_": "1048576",  # large buffers go back to the kernel when they are freed
 }
 
 
@@ -104,35 +109,18 @@ class Cgroup:
                 time.sleep(0.1)
 
 
-@contextmanager
-def service(cgroup: Cgroup, int8: Path, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """Run the service in the group, as it is deployed; yield its process and its URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = {"ENGINE": "int8", "MODEL_ID": str(int8.resolve()), "PORT": str(port), "REQUEST_TIMEOUT_S": "300"}
-    command = f'echo $$ > "{cgroup.processes}" && exec "{sys.executable}" -m gunicorn wsgi:app'
-    with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603
-            ["/bin/sh", "-c", command],
-            cwd=ROOT,
-            env={**SMALL, **os.environ, **settings},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        yield process, f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
+def own_settings(int8: Path) -> dict[str, str]:
+    """Return what the service is told: the small machine's settings, but for those that the environment has."""
+    small = {name: os.environ.get(name, value) for name, value in SMALL.items()}
+    # Pictures come again and again here: the model shall caption them each time.
+    return {**small, "CACHE_MAX_ENTRIES": "0", "ENGINE": "int8", "MODEL_ID": str(int8.resolve())}
 
 
 def uploads() -> list[bytes]:
     """Make pictures of up to 12 megapixels, as cameras and programs write them."""
-    coarse = np.random.default_rng(1).integers(0, 256, (375, 500, 3), np.uint8)
-    large = Image.fromarray(coarse).resize((4000, 3000), Image.Resampling.BICUBIC)
+    large = picture(4000, 3000)
     small = large.resize((1600, 1200))
-    kinds = [
+    kinds: list[tuple[Image.Image, str, dict[str, object]]] = [
         (large, "JPEG", {"quality": 90}),
         (large, "JPEG", {"quality": 90, "progressive": True}),
         (large.quantize(32), "PNG", {"compress_level": 1}),
@@ -140,39 +128,23 @@ def uploads() -> list[bytes]:
         (small, "JPEG", {"quality": 90}),
         (small.convert("RGBA"), "PNG", {"compress_level": 1}),
     ]
-    pictures = []
-    for image, kind, options in kinds:
-        buffer = io.BytesIO()
-        image.save(buffer, kind, **options)
-        pictures.append(buffer.getvalue())
-    return pictures
+    return [encoded(image, kind, **options) for image, kind, options in kinds]
 
 
 def upload(url: str, picture: bytes) -> float:
     """Post a picture; return the seconds until its caption."""
     started = time.perf_counter()
-    answer = requests.post(f"{url}/local-caption", data=picture, headers={"Content-Type": "image/*"}, timeout=400)
-    answer.raise_for_status()
+    post(url, picture).raise_for_status()
     return time.perf_counter() - started
 
 
 def run(limit_mib: int | None, int8: Path, pictures: list[bytes], bursts: int) -> dict[str, float]:
     """Start the service in a group with this limit, and let it work."""
-    cgroup = Cgroup(limit_mib)
-    log = ROOT / "build" / "memory.log"
-    subprocess.run([shutil.which("sync") or "sync"], check=True)  # noqa: S603
-    Path("/proc/sys/vm/drop_caches").write_text("3")
-    try:
+    with grouped(limit_mib) as (cgroup, log):
         started = time.perf_counter()
-        with service(cgroup, int8, log) as (process, url):
-            while True:
-                if process.poll() is not None:
-                    raise SystemExit(f"The service ended within {limit_mib} MiB:\n{log.read_text()}")
-                try:
-                    if requests.get(f"{url}/healthz", timeout=1).ok and requests.get(f"{url}/readyz", timeout=9).ok:
-                        break
-                except requests.RequestException:
-                    time.sleep(0.05)
+        settings = {**own_settings(int8), "REQUEST_TIMEOUT_S": "300"}
+        with gunicorn(settings=settings, cgroup=cgroup.processes, log=log) as server:
+            url = server.url
             upload(url, pictures[4])
             figures = {"start to first caption, s": time.perf_counter() - started}
             figures["one at a time, s"] = median(upload(url, pictures[4]) for _ in range(9))
@@ -183,13 +155,66 @@ def run(limit_mib: int | None, int8: Path, pictures: list[bytes], bursts: int) -
                     took += pool.map(lambda picture: upload(url, picture), four)
             figures |= {"in bursts, s": median(took), "in bursts, worst, s": max(took)}
             figures["one at a time afterwards, s"] = median(upload(url, pictures[4]) for _ in range(9))
-            figures |= cgroup.figures()
+            return figures | cgroup.figures()
+
+
+def run_worst_case(int8: Path) -> dict[str, dict[str, str]]:
+    """Send pictures of 40 megapixels within the small machine's memory, each kind as often as admission lets in."""
+    results: dict[str, dict[str, str]] = {}
+    with grouped(RENDER_MIB) as (cgroup, log):
+        settings = own_settings(int8)
+        at_once = int(settings["MAX_CONCURRENT_REQUESTS"])
+        kinds = dict(worst_pictures())
+        every = [content for _, content in zip(range(at_once), itertools.cycle(kinds.values()), strict=False)]
+        with (
+            gunicorn(settings=settings, cgroup=cgroup.processes, log=log) as server,
+            ThreadPoolExecutor(at_once) as pool,
+        ):
+            worker = server.worker
+            for name, contents in {**{n: [content] * at_once for n, content in kinds.items()}, "all": every}.items():
+                started = time.perf_counter()
+                answers = [pool.submit(post, server.url, content) for content in contents]
+                anonymous = []
+                while not all(answer.done() for answer in answers):
+                    anonymous.append(memory(worker)["RssAnon"] / MIB)
+                    time.sleep(0.02)
+                took = time.perf_counter() - started
+                counted = Counter(outcome(answer.result()) for answer in answers)
+                results[f"{len(contents)} x {name}"] = {
+                    "kB each": f"{median(map(len, contents)) / 1000:.0f}",
+                    "answers": ", ".join(f"{count} {word}" for word, count in counted.most_common()),
+                    "s, until the last": f"{took:.1f}",
+                    "anonymous at most, MiB": f"{max(anonymous):.0f}",
+                }
+                if server.worker != worker or cgroup.figures()["killed"]:
+                    raise SystemExit(f"{name} ended the worker:\n{log.read_text()}")
+    return results
+
+
+@contextmanager
+def grouped(limit_mib: int | None) -> Iterator[tuple[Cgroup, Path]]:
+    """Make a group for a service that starts with no file cached; yield it and the file for the service's log."""
+    log = ROOT / "build" / "memory.log"
+    subprocess.run([shutil.which("sync") or "sync"], check=True)  # noqa: S603
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+    cgroup = Cgroup(limit_mib)
+    try:
+        yield cgroup, log
     except requests.RequestException as error:
         counted = ", ".join(f"{name} {value:.0f}" for name, value in cgroup.figures().items())
         raise SystemExit(f"Within {limit_mib} MiB: {error} ({counted})\n{log.read_text()}") from error
     finally:
         cgroup.remove()
-    return figures
+
+
+def post(url: str, content: bytes) -> requests.Response:
+    """Post a picture; return whatever the answer is."""
+    return requests.post(f"{url}/local-caption", data=content, headers={"Content-Type": "image/*"}, timeout=400)
+
+
+def outcome(answer: requests.Response) -> str:
+    """Word an answer: captioned, or the error's code."""
+    return "captioned" if answer.ok else str(answer.json()["code"])
 
 
 def table(results: dict[str, dict[str, float]]) -> str:
@@ -200,6 +225,14 @@ def table(results: dict[str, dict[str, float]]) -> str:
         digits = 2 if name.endswith(", s") else 0
         cells = [f"{figures[name]:.{digits}f}" for figures in results.values()]
         lines.append(f"| {name}{unit} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def worst_table(results: dict[str, dict[str, str]]) -> str:
+    """Word what the worst pictures did as a Markdown table."""
+    names = next(iter(results.values()))
+    lines = ["| 40 megapixels at once | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    lines += [f"| {kind} | {' | '.join(cells.values())} |" for kind, cells in results.items()]
     return "\n".join(lines)
 
 
@@ -214,9 +247,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--int8", type=Path, default=ROOT / "build" / "blip-base-int8", help="folder of the export")
     parser.add_argument("--bursts", type=int, default=12)
+    parser.add_argument("--worst-case", action="store_true", help="send pictures of 40 megapixels instead")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "memory.json")
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
+    if args.worst_case:
+        print(worst_table(run_worst_case(args.int8)))
+        return
     pictures = uploads()
     limits = {"no limit": None, f"{RENDER_MIB} MiB": RENDER_MIB}
     limits[f"{RENDER_MIB - TO_SPARE_MIB} MiB"] = RENDER_MIB - TO_SPARE_MIB

@@ -10,32 +10,23 @@ RssFile counts mapped files, which the kernel can drop and read again; RssAnon c
 from __future__ import annotations
 
 import io
-import os
-import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import requests
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
-PORT = 8765
-URL = f"http://127.0.0.1:{PORT}"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.server import gunicorn, memory
 
 
 def status(pid: int) -> dict[str, int]:
     """Return the kernel's figures for a process, in MB."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    figures = (line.split() for line in lines if line.startswith(("VmHWM", "VmRSS", "RssAnon", "RssFile")))
-    return {name.rstrip(":"): int(kilobytes) * 1024 // 1_000_000 for name, kilobytes, _ in figures}
-
-
-def worker_of(master: int) -> int:
-    """Return the one worker's process id."""
-    return int(Path(f"/proc/{master}/task/{master}/children").read_text().split()[0])
+    return {name: size // 1_000_000 for name, size in memory(pid).items()}
 
 
 def large_picture() -> bytes:
@@ -47,37 +38,24 @@ def large_picture() -> bytes:
     return buffer.getvalue()
 
 
-def caption(picture: bytes) -> None:
+def caption(url: str, picture: bytes) -> None:
     """Caption one upload."""
-    requests.post(
-        f"{URL}/local-caption", data=picture, headers={"Content-Type": "image/jpeg"}, timeout=120
-    ).raise_for_status()
+    answer = requests.post(f"{url}/local-caption", data=picture, headers={"Content-Type": "image/jpeg"}, timeout=120)
+    answer.raise_for_status()
 
 
 def measure(model: str, picture: bytes) -> None:
     """Print a line of figures after each step of a server's life."""
-    environment = {**os.environ, "PORT": str(PORT), "MODEL_ID": model, "REQUEST_TIMEOUT_S": "120"}
-    server = subprocess.Popen([sys.executable, "-m", "gunicorn", "wsgi:app"], cwd=ROOT, env=environment)
-    try:
-        while True:
-            time.sleep(0.5)
-            try:
-                if requests.get(f"{URL}/readyz", timeout=5).ok:
-                    break
-            except requests.ConnectionError:
-                assert server.poll() is None
-        worker = worker_of(server.pid)
-        print(f"\n{model}\n  master               {status(server.pid)}")
-        print(f"  worker, ready        {status(worker)}")
+    settings = {"MODEL_ID": model, "REQUEST_TIMEOUT_S": "120", "CACHE_MAX_ENTRIES": "0"}
+    with gunicorn(settings=settings) as server:
+        print(f"\n{model}\n  master               {status(server.process.pid)}")
+        print(f"  worker, ready        {status(server.worker)}")
         for _ in range(10):
-            caption(picture)
-        print(f"  after 10 captions    {status(worker)}")
+            caption(server.url, picture)
+        print(f"  after 10 captions    {status(server.worker)}")
         with ThreadPoolExecutor(4) as callers:
-            list(callers.map(caption, [picture] * 4))
-        print(f"  after 4 at once      {status(worker)}", flush=True)
-    finally:
-        server.terminate()
-        server.wait()
+            list(callers.map(partial(caption, server.url), [picture] * 4))
+        print(f"  after 4 at once      {status(server.worker)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ from captioning.preprocessor import Preprocessor
 
 Pixels = NDArray[np.float32]
 
+_SPEED_MARGIN = 1.25
+"""How much slower than measured the model may become before whoever was let in waits in vain."""
+
 
 @dataclass(frozen=True)
 class GenerationOptions:
@@ -100,6 +103,7 @@ class Batcher:
         self._waiting: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._running = 0
         self._seconds_per_picture = 0.0
 
     def submit(self, pixel_values: Pixels, options: GenerationOptions, deadline: Deadline) -> Future[Captioned]:
@@ -109,7 +113,7 @@ class Batcher:
         to it.
 
         Raises:
-            Overloaded: the queue is full.
+            Overloaded: the queue is full, or too long for the deadline.
             ShuttingDown: the batcher is closed.
         """
         job = _Job(pixel_values, options, deadline)
@@ -118,6 +122,7 @@ class Batcher:
                 raise ShuttingDown
             if len(self._waiting) >= self._max_waiting:
                 raise Overloaded(retry_after_s=self.expected_wait_s())
+            self.check_wait(deadline)
             self._waiting.append(job)
             self._changed.notify()
         return job.future
@@ -129,7 +134,20 @@ class Batcher:
 
     def expected_wait_s(self) -> float:
         """Return the seconds until a picture that came now would be captioned, by the speed measured so far."""
-        return (len(self._waiting) + 1) * self._seconds_per_picture
+        return (self._running + len(self._waiting) + 1) * self._seconds_per_picture
+
+    def check_wait(self, deadline: Deadline) -> None:
+        """Refuse a picture that the model would not have done by its deadline: else all would wait, and none in time.
+
+        An idle model takes every picture, so that one slow batch cannot keep all others out for ever.
+
+        Raises:
+            Overloaded: the queue is too long for the deadline.
+        """
+        ahead = self._running + len(self._waiting)
+        longest = (ahead + self._max_batch_size) * self._seconds_per_picture * _SPEED_MARGIN
+        if ahead and longest > deadline.remaining():
+            raise Overloaded(detail="the queue is too long for the deadline", retry_after_s=self.expected_wait_s())
 
     def run(self, engine: Engine) -> None:
         """Caption what comes, in the calling thread, until `close` is called and nothing waits any more."""
@@ -167,6 +185,7 @@ class Batcher:
         with self._changed:
             while True:
                 batch = self._take()
+                self._running = len(batch)
                 if batch or (self._closed and not self._waiting):
                     return batch
                 self._changed.wait()

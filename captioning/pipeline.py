@@ -35,6 +35,9 @@ class Model(Protocol):
     def expected_wait_s(self) -> float:
         """Return the seconds until a picture that came now would be captioned."""
 
+    def check_wait(self, deadline: Deadline) -> None:
+        """Raise `Overloaded` when the model would not have a picture that came now done by the deadline."""
+
     def engine(self) -> Engine:
         """Return the engine, or raise `ModelLoading` or `ModelFailed`."""
 
@@ -89,6 +92,7 @@ class Pipeline:
             with trace.stage("fetch"), self.downloads.permit(lambda: 1.0):
                 source = self._fetcher.fetch(source, timeout_s=deadline.remaining(), on_bytes=memory.grow)
         trace.image_bytes = len(source)
+        self._model.check_wait(deadline)  # before anything is decoded in vain
         with trace.stage("decode"):
             pixel_values = self._decode(engine, source, deadline, trace)  # [3, H, W]
         captioned = self._generate(pixel_values, options, deadline)

@@ -135,6 +135,34 @@ def test_the_queue_is_bounded(batcher: Batcher, engine: Counting) -> None:
         batcher.submit(picture(9), GREEDY, Deadline.after(10))
 
 
+def test_a_queue_too_long_for_the_deadline_is_refused_at_once(batcher: Batcher, engine: Counting) -> None:
+    hold_up(batcher, engine)
+    time.sleep(0.2)
+    engine.may_go_on.set()
+    batcher.submit(picture(1), GREEDY, Deadline.after(10)).result(5)  # 0.2 s a picture, as far as is known
+    engine.may_go_on.clear()
+    engine.started.clear()
+    hold_up(batcher, engine)
+    waiting = [batcher.submit(picture(2), GREEDY, Deadline.after(10)) for _ in range(4)]
+    with pytest.raises(Overloaded) as refused:
+        batcher.submit(picture(3), GREEDY, Deadline.after(0.3))
+    assert refused.value.retry_after_s == batcher.expected_wait_s()
+    assert 0.5 < batcher.expected_wait_s() < 5
+    engine.may_go_on.set()
+    assert all(future.result(5).caption == "2" for future in waiting)
+
+
+def test_an_idle_model_takes_what_its_last_speed_would_refuse(batcher: Batcher, engine: Counting) -> None:
+    """Else one slow batch would be the last one: nothing that runs, nothing that could show a better speed."""
+    hold_up(batcher, engine)
+    time.sleep(0.5)
+    engine.may_go_on.set()
+    while batcher.expected_wait_s() == 0:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert batcher.submit(picture(1), GREEDY, Deadline.after(0.4)).result(5).caption == "1"
+
+
 def test_an_engine_that_fails_once_goes_on(batcher: Batcher, engine: Counting) -> None:
     engine.may_go_on.set()
     with pytest.raises(ZeroDivisionError):
