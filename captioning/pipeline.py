@@ -11,6 +11,8 @@ from typing import Literal, Protocol
 
 from captioning.admission import Admission, MemoryBudget, MemoryHold
 from captioning.batcher import Captioned, Engine, GenerationOptions, Pixels
+from captioning.cache import CaptionCache, Known, make_cache
+from captioning.caption_key import caption_key
 from captioning.deadline import Deadline
 from captioning.decoder import open_image
 from captioning.errors import DeadlineExceeded, TooManyPixels
@@ -33,6 +35,10 @@ class Model(Protocol):
     def expected_wait_s(self) -> float:
         """Return the seconds until a picture that came now would be captioned."""
 
+    @property
+    def identity(self) -> str:
+        """Return what tells this model's captions from those of others, once there is an engine."""
+
     def engine(self) -> Engine:
         """Return the engine, or raise `ModelLoading` or `ModelFailed`."""
 
@@ -42,9 +48,10 @@ class Model(Protocol):
 
 @dataclass
 class StageTimes:
-    """Collect the seconds that each stage took."""
+    """Collect the seconds that each stage took, and what the cache said if it was asked."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    cache: Literal["hit", "miss"] | None = None
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -62,6 +69,7 @@ class Pipeline:
     def __init__(
         self,
         fetcher: Fetcher,
+        cache: CaptionCache,
         model: Model,
         *,
         downloads: Admission,
@@ -74,6 +82,7 @@ class Pipeline:
         bounds the memory of all pictures that are decoded at once.
         """
         self._fetcher = fetcher
+        self._cache = cache
         self._downloads = downloads
         self._model = model
         self._decoding = decoding
@@ -100,10 +109,18 @@ class Pipeline:
         if isinstance(source, str):
             with times.stage("fetch"), self._downloads.permit(lambda: 1.0):
                 source = self._fetcher.fetch(source, timeout_s=deadline.remaining(), on_bytes=memory.grow)
-        with times.stage("decode"):
-            pixel_values = self._decode(engine, source, deadline)  # [3, H, W]
-        captioned = self._generate(pixel_values, options, deadline)
-        times.seconds.update(queue=captioned.queue_s, generate=captioned.generate_s)
+        times.cache = "miss"
+        with times.stage("cache"):
+            found = self._cache.look_up(caption_key(source, options, self._model.identity), deadline)
+        if isinstance(found, Known):
+            times.cache = "hit" if found.hit else "miss"
+            return found.caption
+        with found:  # whoever wants the same caption meanwhile waits for this one
+            with times.stage("decode"):
+                pixel_values = self._decode(engine, source, deadline)  # [3, H, W]
+            captioned = self._generate(pixel_values, options, deadline)
+            times.seconds.update(queue=captioned.queue_s, generate=captioned.generate_s)
+            found.land(captioned.caption)
         return captioned.caption
 
     def _decode(self, engine: Engine, data: bytes, deadline: Deadline) -> Pixels:
@@ -141,6 +158,7 @@ def make_pipeline(settings: Settings, model: Model) -> Pipeline:
     )
     return Pipeline(
         fetcher,
+        make_cache(settings),
         model,
         downloads=Admission(settings.max_concurrent_downloads),
         decoding=MemoryBudget(settings.decode_memory_bytes),

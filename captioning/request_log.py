@@ -29,6 +29,8 @@ def identify_requests(app: Flask) -> None:
             response.headers["Server-Timing"] = ", ".join(
                 f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in times.seconds.items()
             )
+            if times.cache:
+                response.headers["X-Cache"] = times.cache
         _log_request(response)
         return response
 

@@ -11,6 +11,7 @@ from conftest import EMOJI_MODEL, SAMPLES
 
 from captioning.admission import Admission, MemoryBudget
 from captioning.batcher import Batcher, GenerationOptions
+from captioning.cache import CaptionCache
 from captioning.deadline import Deadline
 from captioning.errors import DeadlineExceeded, TooManyPixels
 from captioning.fetcher import Fetcher
@@ -42,16 +43,23 @@ def caption(captioner: Captioner, *, decoding: MemoryBudget = ROOMY, seconds: fl
         allowed_ports=frozenset(),
         allow_private_addresses=False,
     )
-    pipeline = Pipeline(fetcher, captioner, downloads=Admission(1), decoding=decoding, max_image_pixels=1_000_000)
+    pipeline = Pipeline(
+        fetcher,
+        CaptionCache(max_entries=0, ttl_s=1),
+        captioner,
+        downloads=Admission(1),
+        decoding=decoding,
+        max_image_pixels=1_000_000,
+    )
     deadline = Deadline.after(seconds)
     with MemoryBudget(1).hold(deadline) as memory:
         return pipeline.caption(PICTURE, GenerationOptions(), deadline=deadline, memory=memory, times=times)
 
 
-def test_an_upload_passes_three_stages(captioner: Captioner) -> None:
+def test_an_upload_passes_four_stages(captioner: Captioner) -> None:
     times = StageTimes()
     assert caption(captioner, times=times).endswith("background")
-    assert list(times.seconds) == ["decode", "queue", "generate"]
+    assert list(times.seconds) == ["cache", "decode", "queue", "generate"]
 
 
 def test_a_picture_that_needs_more_memory_than_there_is_is_refused(captioner: Captioner) -> None:
