@@ -138,6 +138,7 @@ def service(int8: Path) -> Iterator[int]:
         "NUM_THREADS": "2",
         "PORT": str(port),
         "REQUEST_TIMEOUT_S": "300",
+        "CACHE_MAX_ENTRIES": "0",
     }
     command = [sys.executable, "-m", "gunicorn", "--log-level", "warning", "wsgi:app"]
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **settings})  # noqa: S603

@@ -111,6 +111,7 @@ def service(cgroup: Cgroup, int8: Path, log: Path) -> Iterator[tuple[subprocess.
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     settings = {"ENGINE": "int8", "MODEL_ID": str(int8.resolve()), "PORT": str(port), "REQUEST_TIMEOUT_S": "300"}
+    settings["CACHE_MAX_ENTRIES"] = "0"  # what is measured is the model
     command = f'echo $$ > "{cgroup.processes}" && exec "{sys.executable}" -m gunicorn wsgi:app'
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603

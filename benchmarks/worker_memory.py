@@ -56,7 +56,8 @@ def caption(picture: bytes) -> None:
 
 def measure(model: str, picture: bytes) -> None:
     """Print a line of figures after each step of a server's life."""
-    environment = {**os.environ, "PORT": str(PORT), "MODEL_ID": model, "REQUEST_TIMEOUT_S": "120"}
+    settings = {"PORT": str(PORT), "MODEL_ID": model, "REQUEST_TIMEOUT_S": "120", "CACHE_MAX_ENTRIES": "0"}
+    environment = {**os.environ, **settings}
     server = subprocess.Popen([sys.executable, "-m", "gunicorn", "wsgi:app"], cwd=ROOT, env=environment)
     try:
         while True:
@@ -73,7 +74,8 @@ def measure(model: str, picture: bytes) -> None:
             caption(picture)
         print(f"  after 10 captions    {status(worker)}")
         with ThreadPoolExecutor(4) as callers:
-            list(callers.map(caption, [picture] * 4))
+            # Bytes after its end make another picture of it: the same one would be captioned once for all four.
+            list(callers.map(caption, [picture + bytes([number]) for number in range(4)]))
         print(f"  after 4 at once      {status(worker)}", flush=True)
     finally:
         server.terminate()

@@ -34,7 +34,14 @@ def captioner() -> Iterator[Captioner]:
     batcher.close()
 
 
-def caption(captioner: Captioner, *, decoding: MemoryBudget = ROOMY, seconds: float = 30, times: StageTimes) -> str:
+def caption(
+    captioner: Captioner,
+    *,
+    cache: CaptionCache | None = None,
+    decoding: MemoryBudget = ROOMY,
+    seconds: float = 30,
+    times: StageTimes,
+) -> str:
     fetcher = Fetcher(
         connect_timeout_s=1,
         timeout_s=1,
@@ -45,7 +52,7 @@ def caption(captioner: Captioner, *, decoding: MemoryBudget = ROOMY, seconds: fl
     )
     pipeline = Pipeline(
         fetcher,
-        CaptionCache(max_entries=0, ttl_s=1),
+        cache or CaptionCache(max_entries=0, ttl_s=1),
         captioner,
         downloads=Admission(1),
         decoding=decoding,
@@ -60,6 +67,17 @@ def test_an_upload_passes_four_stages(captioner: Captioner) -> None:
     times = StageTimes()
     assert caption(captioner, times=times).endswith("background")
     assert list(times.seconds) == ["cache", "decode", "queue", "generate"]
+
+
+def test_a_known_picture_takes_neither_decoding_memory_nor_the_model(captioner: Captioner) -> None:
+    cache = CaptionCache(max_entries=1, ttl_s=60)
+    decoding = MemoryBudget(30_000_000)
+    made = caption(captioner, cache=cache, decoding=decoding, times=StageTimes())
+    with decoding.hold(Deadline.after(30)) as everything:
+        everything.grow(decoding.total_bytes)
+        times = StageTimes()
+        assert caption(captioner, cache=cache, decoding=decoding, times=times) == made
+    assert (times.cache, list(times.seconds)) == ("hit", ["cache"])
 
 
 def test_a_picture_that_needs_more_memory_than_there_is_is_refused(captioner: Captioner) -> None:
