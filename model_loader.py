@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from captioning.batcher import Batcher, Captioned, Engine, Generation, GenerationOptions, Pixels
+from captioning.caption_key import files_sha256
 from captioning.deadline import Deadline
 from captioning.errors import ModelFailed, ModelLoading
 from captioning.logs import adopt_loggers
@@ -53,14 +54,21 @@ class Captioner:
     """Own the model thread: load the engine there, then run the batcher in it."""
 
     def __init__(
-        self, load: Callable[[], Engine], batcher: Batcher, *, on_failure: Callable[[], None] = lambda: None
+        self,
+        load: Callable[[], Engine],
+        batcher: Batcher,
+        *,
+        identify: Callable[[], str] = lambda: "",
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
-        """Prepare; ``on_failure`` is called, in the model thread, when the model cannot be loaded."""
+        """Prepare; the model thread calls ``identify`` once it has loaded the model, or ``on_failure`` if it cannot."""
         self._load = load
+        self._identify = identify
         self._batcher = batcher
         self._on_failure = on_failure
         self._status: Status = "loading"
         self._engine: Engine | None = None
+        self.identity = ""
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -112,6 +120,7 @@ class Captioner:
         started = time.monotonic()
         try:
             engine = self._load()
+            self.identity = self._identify()
         except ModelLoadError as error:
             log.critical("%s", error)
             self._fail()
@@ -138,8 +147,16 @@ def make_captioner(settings: Settings, on_batch: Callable[[Generation], None] = 
         Batcher(
             max_batch_size=settings.batch_max_size, max_waiting=settings.max_concurrent_requests, on_batch=on_batch
         ),
+        identify=lambda: identify(settings),
         on_failure=_end_the_server,
     )
+
+
+def identify(settings: Settings) -> str:
+    """Return what tells the loaded model's captions from those of others, wherever its files lie."""
+    if not settings.cache_url:
+        return settings.engine  # captions stay in this process, which has no other model
+    return f"{settings.engine}:{files_sha256(local_folder(settings))}"
 
 
 def load_engine(settings: Settings) -> Engine:

@@ -54,7 +54,8 @@ def measure(model: str, picture: bytes) -> None:
             caption(server.url, picture)
         print(f"  after 10 captions    {status(server.worker)}")
         with ThreadPoolExecutor(4) as callers:
-            list(callers.map(partial(caption, server.url), [picture] * 4))
+            # Bytes after its end make another picture of it: the same one would be captioned once for all four.
+            list(callers.map(partial(caption, server.url), [picture + bytes([number]) for number in range(4)]))
         print(f"  after 4 at once      {status(server.worker)}", flush=True)
 
 

@@ -23,7 +23,7 @@ from captioning.pipeline import Model, Status
 from captioning.trace import Trace
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_REQUEST_STAGES = ("fetch", "decode", "queue")
+_REQUEST_STAGES = ("fetch", "cache", "decode", "queue")
 _BATCH_STAGES = ("encode", "decode_tokens")
 _CACHE_RESULTS = ("hit", "miss")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -94,15 +94,12 @@ class Metrics:
         self._request_seconds.labels(route, f"{status // 100}xx").observe(seconds)
 
     def observe_picture(self, trace: Trace) -> None:
-        """Take over how long a picture's own stages took; the model's belong to its batch."""
+        """Count a picture: how long its own stages took, the model's being its batch's, and what the cache said."""
+        if trace.cache:
+            self._cache_lookups.labels(trace.cache).inc()
         for stage in _REQUEST_STAGES:
             if stage in trace.seconds:
                 self._stage_seconds.labels(stage).observe(trace.seconds[stage])
-
-    def observe_cache(self, result: str) -> None:
-        """Count a look-up in the cache by what it gave."""
-        if result in _CACHE_RESULTS:
-            self._cache_lookups.labels(result).inc()
 
     def observe_batch(self, batch: Generation) -> None:
         """Count one call of the model."""

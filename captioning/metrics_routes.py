@@ -25,7 +25,6 @@ def measure_requests(app: Flask, metrics: Metrics) -> None:
         )
         if trace := g.get("trace"):
             metrics.observe_picture(trace)
-        metrics.observe_cache(response.headers.get("X-Cache", ""))
         return response
 
 

@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 from captioning.admission import Admission, MemoryBudget, MemoryHold
 from captioning.batcher import Captioned, Engine, GenerationOptions, Pixels
+from captioning.cache import CaptionCache, Known, make_cache
+from captioning.caption_key import caption_key
 from captioning.deadline import Deadline
 from captioning.decoder import open_image
 from captioning.errors import DeadlineExceeded, TooManyPixels
@@ -38,6 +40,10 @@ class Model(Protocol):
     def check_wait(self, deadline: Deadline) -> None:
         """Raise `Overloaded` when the model would not have a picture that came now done by the deadline."""
 
+    @property
+    def identity(self) -> str:
+        """Return what tells this model's captions from those of others, once there is an engine."""
+
     def engine(self) -> Engine:
         """Return the engine, or raise `ModelLoading` or `ModelFailed`."""
 
@@ -51,6 +57,7 @@ class Pipeline:
     def __init__(
         self,
         fetcher: Fetcher,
+        cache: CaptionCache,
         model: Model,
         *,
         downloads: Admission,
@@ -63,6 +70,7 @@ class Pipeline:
         bounds the memory of all pictures that are decoded at once.
         """
         self._fetcher = fetcher
+        self._cache = cache
         self.downloads = downloads
         self._model = model
         self.decoding = decoding
@@ -92,10 +100,18 @@ class Pipeline:
             with trace.stage("fetch"), self.downloads.permit(lambda: 1.0):
                 source = self._fetcher.fetch(source, timeout_s=deadline.remaining(), on_bytes=memory.grow)
         trace.image_bytes = len(source)
-        self._model.check_wait(deadline)  # before anything is decoded in vain
-        with trace.stage("decode"):
-            pixel_values = self._decode(engine, source, deadline, trace)  # [3, H, W]
-        captioned = self._generate(pixel_values, options, deadline)
+        trace.cache = "miss"
+        with trace.stage("cache"):
+            found = self._cache.look_up(caption_key(source, options, self._model.identity), deadline)
+        if isinstance(found, Known):
+            trace.cache = "hit" if found.hit else "miss"
+            return found.caption
+        with found:  # whoever wants the same caption meanwhile waits for this one
+            self._model.check_wait(deadline)  # before anything is decoded in vain
+            with trace.stage("decode"):
+                pixel_values = self._decode(engine, source, deadline, trace)  # [3, H, W]
+            captioned = self._generate(pixel_values, options, deadline)
+            found.land(captioned.caption)
         trace.seconds.update(
             queue=captioned.queue_s,
             generate=captioned.generate_s,
@@ -142,6 +158,7 @@ def make_pipeline(settings: Settings, model: Model) -> Pipeline:
     )
     return Pipeline(
         fetcher,
+        make_cache(settings),
         model,
         downloads=Admission(settings.max_concurrent_downloads),
         decoding=MemoryBudget(settings.decode_memory_bytes),

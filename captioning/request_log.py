@@ -15,7 +15,7 @@ from captioning.trace import Trace
 log = logging.getLogger("captioning.requests")
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-_SERVER_TIMING = ("fetch", "decode", "queue", "generate")
+_SERVER_TIMING = ("fetch", "cache", "decode", "queue", "generate")
 _ASKED_ALL_THE_TIME = ("/healthz", "/readyz", "/metrics")
 _MOST_CHARACTERS = 256  # longer than any host's name (RFC 1035, section 2.3.4)
 
@@ -39,6 +39,8 @@ def identify_requests(app: Flask) -> None:
                 for stage, seconds in trace.seconds.items()
                 if stage in _SERVER_TIMING
             )
+            if trace.cache:
+                response.headers["X-Cache"] = trace.cache
         _log_request(response)
         return response
 
@@ -93,6 +95,7 @@ def _trace_fields(trace: Trace) -> dict[str, Any]:
         "image_format": trace.image_format,
         "image_width": width,
         "image_height": height,
+        "cache": trace.cache,
         "batch_size": trace.batch_size,
     }
     return {name: value for name, value in fields.items() if value is not None}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -60,10 +62,16 @@ class Settings(BaseSettings):
     api_keys: Annotated[frozenset[str], NoDecode] = Field(
         frozenset(), description="comma-separated keys, one of which a caption then needs; empty: open to all"
     )
-    cache_max_entries: int = Field(10_000, ge=0, description="captions that each worker remembers; 0: none")
-    cache_ttl_s: float = Field(86_400.0, gt=0, description="how long a caption is remembered, in seconds")
+    cache_max_entries: int = Field(
+        10_000, ge=0, le=1_000_000, description="captions that each worker remembers; 0: none"
+    )
+    cache_ttl_s: float = Field(
+        86_400.0, ge=1, le=31_536_000, description="how long a caption is remembered, in seconds"
+    )
     cache_url: str | None = Field(
-        None, description="redis:// or rediss:// URL of a cache that instances share; none: each remembers its own"
+        None,
+        description="redis://, rediss:// or unix:// URL of a cache that instances share; none: each remembers its own",
+        repr=False,  # it may hold a password
     )
 
     log_format: Literal["auto", "text", "json"] = Field(
@@ -87,6 +95,15 @@ class Settings(BaseSettings):
     @classmethod
     def _split_keys(cls, value: Any) -> Any:
         return frozenset(_split(value)) if isinstance(value, str) else value
+
+    @field_validator("cache_url")
+    @classmethod
+    def _check_cache_url(cls, value: str | None) -> str | None:
+        if value is not None and not _is_cache_url(value):
+            raise ValueError(
+                "must be redis://[[user]:password@]host[:port][/database], the same with rediss://, or unix:///path"
+            )
+        return value
 
     @property
     def revision(self) -> str | None:
@@ -132,3 +149,18 @@ def load_settings() -> Settings:
 
 def _split(value: str) -> list[str]:
     return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _is_cache_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port  # raises for what is no port
+    except ValueError:
+        return False
+    if any(character.isspace() for character in url) or parts.fragment:
+        return False
+    if parts.scheme == "unix":
+        return not parts.hostname and len(parts.path) > 1 and bool(re.fullmatch(r"(db=\d{1,5})?", parts.query))
+    in_network = parts.scheme in ("redis", "rediss") and bool(parts.hostname) and port != 0
+    # The redis client would take further options from the query, its timeouts among them.
+    return in_network and not parts.query and bool(re.fullmatch(r"/?(\d{1,5})?", parts.path, re.ASCII))

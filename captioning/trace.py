@@ -6,13 +6,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass
 class Trace:
     """Collect what the stages tell, in the order in which they ran; what never came to be known stays none.
 
-    ``seconds`` holds fetch, decode, queue and generate, then the two parts of generate: encode and decode_tokens.
+    ``seconds`` holds fetch, cache, decode, queue and generate, then the parts of generate: encode and decode_tokens.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -20,6 +21,7 @@ class Trace:
     image_bytes: int | None = None
     image_format: str | None = None
     image_size: tuple[int, int] | None = None
+    cache: Literal["hit", "miss"] | None = None
     batch_size: int | None = None
 
     @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -103,8 +104,20 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 def service(request: pytest.FixtureRequest, start_service: Callable[..., Service]) -> Service:
     """One service an engine, for all tests that only ask it for things; it may fetch from loopback."""
     fetching = {"FETCH_ALLOW_PRIVATE_ADDRESSES": "true", "FETCH_ALLOWED_PORTS": "*", "FETCH_TIMEOUT_S": "2"}
+    no_cache = {"CACHE_MAX_ENTRIES": "0"}  # tests mean to run the model
     model = EMOJI_MODEL if request.param == "torch" else request.getfixturevalue("int8_folder")
-    return start_service(**fetching, ENGINE=request.param, MODEL_ID=str(model)).wait_until_ready()
+    return start_service(**fetching, **no_cache, ENGINE=request.param, MODEL_ID=str(model)).wait_until_ready()
+
+
+def required_program(*names: str) -> str:
+    """Return the path of the first of these programs; without any, skip the test, or fail it where all must run."""
+    for name in names:
+        if path := shutil.which(name):
+            return path
+    reason = f"{' or '.join(names)} is not installed"
+    if os.environ.get("REQUIRE_ALL_TESTS"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def free_port() -> int:

@@ -109,7 +109,7 @@ def test_answers_carry_ids_and_times(service: Service, image_server: str) -> Non
     response = service.post(json=asked, headers={"X-Request-Id": "gateway-7"})
     assert response.headers["X-Request-Id"] == "gateway-7"
     stages = dict(part.split(";dur=") for part in response.headers["Server-Timing"].split(", "))
-    assert stages.keys() == {"fetch", "decode", "queue", "generate"}
+    assert stages.keys() == {"fetch", "cache", "decode", "queue", "generate"}
     assert float(stages["generate"]) > 0
     made = {
         service.get("/healthz", headers={"X-Request-Id": bad}).headers["X-Request-Id"] for bad in ("", "a b", "x" * 200)

@@ -21,7 +21,6 @@ import pytest
 import yaml
 from bad_servers import BadServer, Connection
 from conftest import EMOJI_MODEL, ROOT, SAMPLES, Service
-from flask import Flask, Response
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -30,8 +29,6 @@ from captioning.admission import Admission, MemoryBudget
 from captioning.batcher import Batcher, GenerationOptions
 from captioning.deadline import Deadline
 from captioning.metrics import Metrics
-from captioning.metrics_routes import measure_requests
-from captioning.request_log import identify_requests
 from captioning.settings import Settings
 from model_loader import Captioner
 
@@ -285,24 +282,15 @@ def test_gauges_tell_what_their_objects_hold(captioner: Captioner) -> None:
     assert (seen.value("model_state"), seen.value("model_state", status="draining")) == (1, 1)
 
 
-def test_cache_lookups_are_counted_by_the_answers_header() -> None:
-    app, metrics = Flask(__name__), Metrics()
-    identify_requests(app)
-    measure_requests(app, metrics)
-
-    @app.get("/<result>")
-    def answer(result: str) -> Response:
-        return Response(headers={"X-Cache": result})
-
-    client = app.test_client()
-    for result in ("hit", "hit", "miss", "a-stranger's"):
-        client.get(f"/{result}")
+def test_a_picture_that_reached_the_cache_is_counted_by_what_it_said() -> None:
+    metrics = Metrics()
+    for trace in (Trace(cache="hit"), Trace(cache="hit"), Trace(cache="miss"), Trace()):
+        metrics.observe_picture(trace)
     seen = Scrape(metrics.exposition().decode())
     assert {result: seen.value("cache_lookups_total", result=result) for result in ("hit", "miss")} == {
         "hit": 2,
         "miss": 1,
     }
-    assert seen.labels("cache_lookups_total", "result") == {"hit", "miss"}
 
 
 def raw(service: Service, head: str) -> int:

@@ -11,6 +11,7 @@ from conftest import EMOJI_MODEL, SAMPLES
 
 from captioning.admission import Admission, MemoryBudget
 from captioning.batcher import Batcher, GenerationOptions
+from captioning.cache import CaptionCache
 from captioning.deadline import Deadline
 from captioning.errors import DeadlineExceeded, TooManyPixels
 from captioning.fetcher import Fetcher
@@ -34,7 +35,14 @@ def captioner() -> Iterator[Captioner]:
     batcher.close()
 
 
-def caption(captioner: Captioner, *, decoding: MemoryBudget = ROOMY, seconds: float = 30, trace: Trace) -> str:
+def caption(
+    captioner: Captioner,
+    *,
+    cache: CaptionCache | None = None,
+    decoding: MemoryBudget = ROOMY,
+    seconds: float = 30,
+    trace: Trace,
+) -> str:
     fetcher = Fetcher(
         connect_timeout_s=1,
         timeout_s=1,
@@ -43,18 +51,36 @@ def caption(captioner: Captioner, *, decoding: MemoryBudget = ROOMY, seconds: fl
         allowed_ports=frozenset(),
         allow_private_addresses=False,
     )
-    pipeline = Pipeline(fetcher, captioner, downloads=Admission(1), decoding=decoding, max_image_pixels=1_000_000)
+    pipeline = Pipeline(
+        fetcher,
+        cache or CaptionCache(max_entries=0, ttl_s=1),
+        captioner,
+        downloads=Admission(1),
+        decoding=decoding,
+        max_image_pixels=1_000_000,
+    )
     deadline = Deadline.after(seconds)
     with MemoryBudget(1).hold(deadline) as memory:
         return pipeline.caption(PICTURE, GenerationOptions(), deadline=deadline, memory=memory, trace=trace)
 
 
-def test_an_upload_passes_three_stages(captioner: Captioner) -> None:
+def test_an_upload_passes_four_stages(captioner: Captioner) -> None:
     trace = Trace()
     assert caption(captioner, trace=trace).endswith("background")
-    assert list(trace.seconds) == ["decode", "queue", "generate", "encode", "decode_tokens"]
+    assert list(trace.seconds) == ["cache", "decode", "queue", "generate", "encode", "decode_tokens"]
     assert trace.seconds["encode"] + trace.seconds["decode_tokens"] <= trace.seconds["generate"]
     assert (trace.image_bytes, trace.image_format, trace.batch_size) == (len(PICTURE), "JPEG", 1)
+
+
+def test_a_known_picture_takes_neither_decoding_memory_nor_the_model(captioner: Captioner) -> None:
+    cache = CaptionCache(max_entries=1, ttl_s=60)
+    decoding = MemoryBudget(30_000_000)
+    made = caption(captioner, cache=cache, decoding=decoding, trace=Trace())
+    with decoding.hold(Deadline.after(30)) as everything:
+        everything.grow(decoding.total_bytes)
+        trace = Trace()
+        assert caption(captioner, cache=cache, decoding=decoding, trace=trace) == made
+    assert (trace.cache, list(trace.seconds)) == ("hit", ["cache"])
 
 
 def test_a_picture_that_needs_more_memory_than_there_is_is_refused(captioner: Captioner) -> None:

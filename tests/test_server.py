@@ -27,7 +27,7 @@ def test_forced_preloading_gives_the_same_captions(start_service: Start, service
 
 
 def test_two_workers_load_a_model_each(start_service: Start, service: Service) -> None:
-    pair = start_service(WEB_CONCURRENCY="2", **service.model).wait_until_ready()
+    pair = start_service(WEB_CONCURRENCY="2", CACHE_MAX_ENTRIES="0", **service.model).wait_until_ready()
     assert len(pair.worker_pids()) == 2
     deadline = time.monotonic() + 60
     while pair.log.read_text().count("The model is ready") < 2:
