@@ -6,6 +6,7 @@ import logging
 
 from flask import Flask
 
+from captioning.api_routes import api_routes
 from captioning.caption_routes import caption_routes
 from captioning.error_answers import answer_errors
 from captioning.health_routes import health_routes
@@ -29,6 +30,7 @@ def create_app(settings: Settings | None = None, captioner: Captioner | None = N
     answer_errors(app)
     app.register_blueprint(health_routes(settings, captioner))
     app.register_blueprint(caption_routes(settings, captioner, pipeline))
+    app.register_blueprint(api_routes(settings))
     return app
 
 

@@ -104,6 +104,11 @@ class Settings(BaseSettings):
         return max(1, self.max_concurrent_requests * 3 // 4)
 
     @property
+    def bulk_at_once(self) -> int:
+        """Return how many pictures of one bulk request may be in the works: a quarter of all."""
+        return max(1, self.max_concurrent_requests // 4)
+
+    @property
     def encoded_memory_bytes(self) -> int:
         """Return how much memory request bodies and downloads may take at once."""
         return 6 * max(self.max_body_bytes, self.max_image_bytes)
