@@ -6,10 +6,10 @@ import logging
 
 from flask import Flask
 
-from captioning.api_routes import api_routes
 from captioning.caption_routes import caption_routes
 from captioning.error_answers import answer_errors
 from captioning.health_routes import health_routes
+from captioning.page_routes import page_routes
 from captioning.pipeline import make_pipeline
 from captioning.request_log import identify_requests
 from captioning.settings import Settings, load_settings
@@ -30,7 +30,7 @@ def create_app(settings: Settings | None = None, captioner: Captioner | None = N
     answer_errors(app)
     app.register_blueprint(health_routes(settings, captioner))
     app.register_blueprint(caption_routes(settings, captioner, pipeline))
-    app.register_blueprint(api_routes(settings))
+    app.register_blueprint(page_routes(settings))
     return app
 
 

@@ -46,3 +46,13 @@ def test_a_key_is_described_where_one_is_needed() -> None:
     operations = describe_api(keys_needed=True)["paths"]
     needed = {path for path, methods in operations.items() for one in methods.values() if "security" in one}
     assert needed == {"/local-caption", "/local-captions"}
+
+
+def test_the_page_shows_every_route_option_and_code_and_loads_nothing_from_elsewhere(service: Service) -> None:
+    page = service.get("/docs")
+    assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")
+    for word in ("/local-caption", "/local-captions", "/readyz", "numBeams", "imageUrls", "X-Request-Timeout-Ms"):
+        assert f"<code>{word}</code>" in page.text
+    for error in error_classes():
+        assert error.code in page.text or error.code in ("unauthorized", "not_found", "method_not_allowed")
+    assert set(re.findall(r'(?:src|href)="(?!/)([^"]*)"', page.text)) == set()
