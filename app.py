@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from flask import Flask
+from flask_cors import CORS
 
 from captioning.caption_routes import caption_routes
 from captioning.error_answers import answer_errors
@@ -26,12 +27,25 @@ def create_app(settings: Settings | None = None, captioner: Captioner | None = N
     app = Flask(__name__, static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["captioner"] = captioner
+    _allow_origins(app, settings.cors_origins)
     identify_requests(app)
     answer_errors(app)
     app.register_blueprint(health_routes(settings, captioner))
     app.register_blueprint(caption_routes(settings, captioner, pipeline))
     app.register_blueprint(page_routes(settings))
     return app
+
+
+def _allow_origins(app: Flask, origins: frozenset[str]) -> None:
+    """Let pages of these origins ask from the browser (https://fetch.spec.whatwg.org/#http-cors-protocol)."""
+    if origins:
+        CORS(
+            app,
+            origins=sorted(origins),
+            allow_headers=["Authorization", "Content-Type", "X-Request-Id", "X-Request-Timeout-Ms"],
+            expose_headers=["Retry-After", "Server-Timing", "X-Cache", "X-Request-Id"],
+            max_age=3600,
+        )
 
 
 def _configure_logging(settings: Settings) -> None:

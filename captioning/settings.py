@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
@@ -14,6 +15,8 @@ BLIP_BASE = "Salesforce/blip-image-captioning-base"
 BLIP_BASE_REVISION = "82a37760796d32b1411fe092ab5d4e227313294b"
 
 MIB = 1024 * 1024
+
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?")  # RFC 6454, section 6.2
 
 
 class SettingsError(ValueError):
@@ -60,6 +63,10 @@ class Settings(BaseSettings):
     api_keys: Annotated[frozenset[str], NoDecode] = Field(
         frozenset(), description="comma-separated keys, one of which a caption then needs; empty: open to all"
     )
+    cors_origins: Annotated[frozenset[str], NoDecode] = Field(
+        frozenset(), description="comma-separated origins whose pages may ask from the browser; * is any"
+    )
+
     cache_max_entries: int = Field(10_000, ge=0, description="captions that each worker remembers; 0: none")
     cache_ttl_s: float = Field(86_400.0, gt=0, description="how long a caption is remembered, in seconds")
     cache_url: str | None = Field(
@@ -87,6 +94,16 @@ class Settings(BaseSettings):
     @classmethod
     def _split_keys(cls, value: Any) -> Any:
         return frozenset(_split(value)) if isinstance(value, str) else value
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        origins = frozenset(_split(value))
+        if not all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in origins):
+            raise ValueError("must be origins such as https://example.com separated by commas, or *")
+        return origins
 
     @property
     def revision(self) -> str | None:
