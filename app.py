@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flask import Flask
+from flask_cors import CORS
 
 from captioning.admission import Admission
 from captioning.caption_routes import caption_routes
@@ -11,6 +12,7 @@ from captioning.health_routes import health_routes
 from captioning.logs import configure_logging
 from captioning.metrics import Metrics
 from captioning.metrics_routes import measure_requests, metrics_routes
+from captioning.page_routes import page_routes
 from captioning.pipeline import make_pipeline
 from captioning.request_log import identify_requests
 from captioning.settings import Settings, load_settings
@@ -31,10 +33,24 @@ def create_app(settings: Settings | None = None, captioner: Captioner | None = N
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["captioner"] = captioner
     app.extensions["metrics"] = metrics
+    _allow_origins(app, settings.cors_origins)
     identify_requests(app)
     measure_requests(app, metrics)
     answer_errors(app)
     app.register_blueprint(health_routes(settings, captioner))
     app.register_blueprint(metrics_routes(metrics))
-    app.register_blueprint(caption_routes(settings, captioner, pipeline, admission))
+    app.register_blueprint(caption_routes(settings, captioner, pipeline, admission, metrics.observe_picture))
+    app.register_blueprint(page_routes(settings))
     return app
+
+
+def _allow_origins(app: Flask, origins: frozenset[str]) -> None:
+    """Let pages of these origins ask from the browser (https://fetch.spec.whatwg.org/#http-cors-protocol)."""
+    if origins:
+        CORS(
+            app,
+            origins=sorted(origins),
+            allow_headers=["Authorization", "Content-Type", "X-Request-Id", "X-Request-Timeout-Ms"],
+            expose_headers=["Retry-After", "Server-Timing", "X-Cache", "X-Request-Id"],
+            max_age=3600,
+        )

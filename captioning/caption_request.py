@@ -7,7 +7,7 @@ import binascii
 import io
 import json
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -35,14 +35,41 @@ _MAX_FORM_PARTS = 20
 _MAX_ESCAPES = 20_000  # each percent-escape costs 230 bytes while it is undone
 
 
+MAX_IMAGE_URLS = 64
+
+
 class Options(BaseModel):
     """Check the options, which come as JSON fields, form fields or query parameters."""
 
     model_config = ConfigDict(alias_generator=to_camel, extra="ignore", strict=True)
 
-    prompt: str | None = Field(None, max_length=500)
-    max_new_tokens: int | None = Field(None, ge=1, le=100)
-    num_beams: int | None = Field(None, ge=1, le=5)
+    prompt: str | None = Field(None, max_length=500, description="text that the caption continues")
+    max_new_tokens: int | None = Field(
+        None, ge=1, le=100, description="longest continuation in tokens, less where the model has less room"
+    )
+    num_beams: int | None = Field(None, ge=1, le=5, description="beams to search; 1 is greedy")
+
+    def over(self, defaults: GenerationOptions) -> GenerationOptions:
+        """Return the defaults with what was given in their place."""
+        given = self.model_dump(include={"max_new_tokens", "num_beams"}, exclude_none=True)
+        return replace(defaults, prompt=(self.prompt or "").strip(), **given)
+
+
+class PictureFields(Options):
+    """Check a body that names one picture."""
+
+    image_url: str = Field(description="an http:, https: or data: URL", examples=["https://example.com/image.jpg"])
+
+
+class PicturesFields(Options):
+    """Check a body that names several pictures."""
+
+    image_urls: list[str] = Field(
+        min_length=1, max_length=MAX_IMAGE_URLS, description="http:, https: or data: URLs, captioned each for itself"
+    )
+
+
+Fields = TypeVar("Fields", bound=Options)
 
 
 @dataclass(frozen=True)
@@ -50,6 +77,14 @@ class CaptionRequest:
     """Hold what is asked for: ``source`` is an http(s) URL or a picture's encoded bytes."""
 
     source: str | bytes
+    options: GenerationOptions
+
+
+@dataclass(frozen=True)
+class CaptionsRequest:
+    """Hold what is asked for: URLs that nobody has looked at yet."""
+
+    image_urls: list[str]
     options: GenerationOptions
 
 
@@ -72,10 +107,28 @@ def parse_caption_request(
         fields, image = request.args.to_dict(), body
     else:
         raise UnsupportedContentType if body or request.mimetype else MissingImage
-    options = _options(fields, defaults, strings=not request.is_json)
-    if image is None:
-        return CaptionRequest(_from_url(fields.get("imageUrl"), max_image_bytes), options)
-    return CaptionRequest(_within_limit(image, len(image), max_image_bytes), options)
+    if image is not None:
+        checked = _checked(Options, fields, strings=True)
+        return CaptionRequest(_within_limit(image, len(image), max_image_bytes), checked.over(defaults))
+    if fields.get("imageUrl") in (None, ""):
+        raise MissingImage
+    named = _checked(PictureFields, fields, strings=not request.is_json)
+    return CaptionRequest(source_of(named.image_url, max_image_bytes), named.over(defaults))
+
+
+def parse_captions_request(request: Request, body: bytes, defaults: GenerationOptions) -> CaptionsRequest:
+    """Read a JSON body that names several pictures; whether each can be used is seen when its turn comes.
+
+    Raises:
+        InvalidJson, MissingImage, InvalidParameter, UnsupportedContentType: as the table of errors says.
+    """
+    if not request.is_json:
+        raise UnsupportedContentType("The body must be application/json.")
+    fields = _json_object(body)
+    if fields.get("imageUrls") in (None, []):
+        raise MissingImage("No images were given; send imageUrls, a list of URLs.")
+    named = _checked(PicturesFields, fields, strings=False)
+    return CaptionsRequest(named.image_urls, named.over(defaults))
 
 
 def _form(request: Request, body: bytes) -> tuple[dict[str, Any], bytes | None]:
@@ -109,22 +162,23 @@ def _json_object(body: bytes) -> dict[str, Any]:
     return fields
 
 
-def _options(fields: dict[str, Any], defaults: GenerationOptions, *, strings: bool) -> GenerationOptions:
-    known = {field.alias: fields[field.alias] for field in Options.model_fields.values() if field.alias in fields}
+def _checked(model: type[Fields], fields: dict[str, Any], *, strings: bool) -> Fields:
+    known = {field.alias: fields[field.alias] for field in model.model_fields.values() if field.alias in fields}
     try:
-        options = Options.model_validate_strings(known) if strings else Options.model_validate(known)
+        return model.model_validate_strings(known) if strings else model.model_validate(known)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        if problem["loc"] == ("imageUrl",):
+            raise InvalidImageUrl("imageUrl must be a string.") from error
         raise InvalidParameter(f"{problem['loc'][0]}: {problem['msg']}.") from error
-    given = {name: value for name, value in options if value is not None}
-    return replace(defaults, **{**given, "prompt": (options.prompt or "").strip()})
 
 
-def _from_url(url: object, max_image_bytes: int) -> str | bytes:
-    if url is None or url == "":
-        raise MissingImage
-    if not isinstance(url, str):
-        raise InvalidImageUrl("imageUrl must be a string.")
+def source_of(url: str, max_image_bytes: int) -> str | bytes:
+    """Return an http(s) URL as it is, once its text was checked, and the picture that a data: URL holds.
+
+    Raises:
+        InvalidImageUrl, ImageTooLarge: as the table of errors says.
+    """
     url = url.strip()
     if url[:5].lower() == "data:":
         return _from_data_url(url, max_image_bytes)

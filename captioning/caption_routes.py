@@ -1,14 +1,23 @@
-"""The route that captions: key, permit, body, pipeline, answer."""
+"""The routes that caption: key, permit, body, pipeline, answer."""
 
 from __future__ import annotations
 
 import hmac
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack
 
 from flask import Blueprint, Response, g, jsonify, request
 
 from captioning.admission import Admission, MemoryBudget
+from captioning.answers import CaptionAnswer, PictureError
 from captioning.batcher import GenerationOptions
-from captioning.caption_request import parse_caption_request
+from captioning.bulk import each_as_admitted
+from captioning.caption_request import parse_caption_request, parse_captions_request, source_of
+from captioning.error_answers import as_captioning_error
 from captioning.errors import ShuttingDown, Unauthorized
 from captioning.pipeline import Model, Pipeline
 from captioning.request_body import read_body
@@ -16,9 +25,20 @@ from captioning.request_deadline import request_deadline
 from captioning.settings import Settings
 from captioning.trace import Trace
 
+log = logging.getLogger("captioning.pictures")
 
-def caption_routes(settings: Settings, model: Model, pipeline: Pipeline, admission: Admission) -> Blueprint:
-    """Make the routes that answer pictures with captions."""
+
+def caption_routes(
+    settings: Settings,
+    model: Model,
+    pipeline: Pipeline,
+    admission: Admission,
+    on_picture: Callable[[Trace], None],
+) -> Blueprint:
+    """Make the routes that answer pictures with captions.
+
+    ``on_picture`` is told of each picture of a bulk request; that of a single one is left in ``g.trace``.
+    """
     routes = Blueprint("captions", __name__)
     encoded = MemoryBudget(settings.encoded_memory_bytes)
     defaults = GenerationOptions(max_new_tokens=settings.max_new_tokens, num_beams=settings.num_beams)
@@ -26,18 +46,70 @@ def caption_routes(settings: Settings, model: Model, pipeline: Pipeline, admissi
     @routes.post("/local-caption")
     def local_caption() -> Response:
         _authorize(settings.api_keys)
-        model.start()
-        if model.status == "draining":
-            raise ShuttingDown(retry_after_s=1)
+        check_open()
         deadline = request_deadline(request, settings.request_timeout_s)
         with admission.permit(model.expected_wait_s), encoded.hold(deadline) as memory:
             body = read_body(request, max_bytes=settings.max_body_bytes, deadline=deadline, memory=memory)
             asked = parse_caption_request(request, body, defaults, max_image_bytes=settings.max_image_bytes)
             g.trace = Trace()
             caption = pipeline.caption(asked.source, asked.options, deadline=deadline, memory=memory, trace=g.trace)
-        return jsonify(output=caption)
+        return jsonify(CaptionAnswer(output=caption).model_dump())
+
+    @routes.post("/local-captions")
+    def local_captions() -> Response:
+        _authorize(settings.api_keys)
+        check_open()
+        deadline = request_deadline(request, settings.request_timeout_s)
+        caller = request_deadline(request, math.inf)  # how long is waited for all of them, if the caller says so
+        with ExitStack() as held:
+            held.enter_context(admission.permit(model.expected_wait_s))
+            memory = held.enter_context(encoded.hold(deadline))
+            body = read_body(request, max_bytes=settings.max_body_bytes, deadline=deadline, memory=memory)
+            asked = parse_captions_request(request, body, defaults)
+
+            def caption(url: str) -> str:
+                check_open()
+                deadline = caller.within(settings.request_timeout_s)
+                source = source_of(url, settings.max_image_bytes)
+                trace = Trace()
+                try:
+                    with encoded.hold(deadline) as memory:
+                        return pipeline.caption(source, asked.options, deadline=deadline, memory=memory, trace=trace)
+                finally:
+                    on_picture(trace)
+
+            done = each_as_admitted(asked.image_urls, caption, admission=admission, at_once=settings.bulk_at_once)
+            if "application/x-ndjson" in request.accept_mimetypes.values():
+                response = Response(_lines(done, g.request_id), mimetype="application/x-ndjson")
+                response.call_on_close(held.pop_all().close)
+                return response
+            outputs = {index: _answer(index, future, g.request_id) for index, future in done}
+        return jsonify(outputs=[outputs[index] for index in range(len(outputs))])
+
+    def check_open() -> None:
+        model.start()
+        if model.status == "draining":
+            raise ShuttingDown(retry_after_s=1)
 
     return routes
+
+
+def _lines(done: Iterator[tuple[int, Future[str]]], request_id: str) -> Iterator[str]:
+    for index, future in done:
+        yield json.dumps({"index": index, **_answer(index, future, request_id)}) + "\n"
+
+
+def _answer(index: int, future: Future[str], request_id: str) -> dict[str, str]:
+    error = future.exception()
+    if error is None:
+        return CaptionAnswer(output=future.result()).model_dump()
+    known = as_captioning_error(error, request_id)
+    log.info(
+        "picture %d of a bulk request failed",
+        index,
+        extra={"request_id": request_id, "code": known.code, "error": known.message, "detail": known.detail},
+    )
+    return PictureError(error=known.message, code=known.code).model_dump()
 
 
 def _authorize(api_keys: frozenset[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from captioning.errors import DeadlineExceeded
 
@@ -20,6 +20,10 @@ class Deadline:
     def after(cls, seconds: float) -> Deadline:
         """Make the deadline that many seconds from now."""
         return cls(time.monotonic() + seconds)
+
+    def within(self, seconds: float) -> Deadline:
+        """Return the same, but no later than that many seconds from now."""
+        return replace(self, at=min(self.at, time.monotonic() + seconds))
 
     def remaining(self) -> float:
         """Return the seconds left.

@@ -8,6 +8,7 @@ import math
 from flask import Flask, Response, g, jsonify
 from werkzeug.exceptions import HTTPException
 
+from captioning.answers import ErrorAnswer
 from captioning.errors import CaptioningError, InternalError, InvalidRequest, MethodNotAllowed, NotFound
 
 log = logging.getLogger("captioning.errors")
@@ -19,7 +20,8 @@ def answer_errors(app: Flask) -> None:
     @app.errorhandler(CaptioningError)
     def answer(error: CaptioningError) -> tuple[Response, int]:
         g.error = error
-        response = jsonify(error=error.message, code=error.code, requestId=g.request_id)
+        told = ErrorAnswer(error=error.message, code=error.code, request_id=g.request_id)
+        response = jsonify(told.model_dump(by_alias=True))
         if error.retry_after_s is not None:
             response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
         if error.status == 401:
@@ -35,5 +37,12 @@ def answer_errors(app: Flask) -> None:
 
     @app.errorhandler(Exception)
     def answer_bug(error: Exception) -> tuple[Response, int]:
-        log.error("Request %s met a bug.", g.request_id, exc_info=error, extra={"request_id": g.request_id})
-        return answer(InternalError())
+        return answer(as_captioning_error(error, g.request_id))
+
+
+def as_captioning_error(error: BaseException, request_id: str) -> CaptioningError:
+    """Return a failure of the tree as it is; log any other, which is a bug, and return what callers are told of it."""
+    if isinstance(error, CaptioningError):
+        return error
+    log.error("Request %s met a bug.", request_id, exc_info=error, extra={"request_id": request_id})
+    return InternalError()

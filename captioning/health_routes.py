@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify
 
+from captioning.answers import HealthAnswer, ReadinessAnswer
 from captioning.pipeline import Model
 from captioning.settings import Settings
 
@@ -14,16 +15,13 @@ def health_routes(settings: Settings, model: Model) -> Blueprint:
 
     @routes.get("/healthz")
     def healthz() -> Response:
-        return jsonify(status="ok")
+        return jsonify(HealthAnswer().model_dump())
 
     @routes.get("/readyz")
     def readyz() -> tuple[Response, int]:
-        body = {
-            "status": model.status,
-            "model": settings.model_id,
-            "revision": settings.revision,
-            "engine": settings.engine,
-        }
-        return jsonify(body), 200 if model.status == "ready" else 503
+        answer = ReadinessAnswer(
+            status=model.status, model=settings.model_id, revision=settings.revision, engine=settings.engine
+        )
+        return jsonify(answer.model_dump()), 200 if answer.status == "ready" else 503
 
     return routes

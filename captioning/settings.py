@@ -17,6 +17,8 @@ BLIP_BASE_REVISION = "82a37760796d32b1411fe092ab5d4e227313294b"
 
 MIB = 1024 * 1024
 
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?")  # RFC 6454, section 6.2
+
 
 class SettingsError(ValueError):
     """Say in one sentence which environment variable is wrong, and how."""
@@ -62,6 +64,10 @@ class Settings(BaseSettings):
     api_keys: Annotated[frozenset[str], NoDecode] = Field(
         frozenset(), description="comma-separated keys, one of which a caption then needs; empty: open to all"
     )
+    cors_origins: Annotated[frozenset[str], NoDecode] = Field(
+        frozenset(), description="comma-separated origins whose pages may ask from the browser; * is any"
+    )
+
     cache_max_entries: int = Field(
         10_000, ge=0, le=1_000_000, description="captions that each worker remembers; 0: none"
     )
@@ -105,6 +111,16 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        origins = frozenset(_split(value))
+        if not all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in origins):
+            raise ValueError("must be origins such as https://example.com separated by commas, or *")
+        return origins
+
     @property
     def revision(self) -> str | None:
         """Return the revision to load: the one set, else the pinned one of BLIP-base, else none (the hub's main)."""
@@ -119,6 +135,11 @@ class Settings(BaseSettings):
     def max_concurrent_downloads(self) -> int:
         """Return how many of the requests in the works may be downloads: a quarter is left to uploads."""
         return max(1, self.max_concurrent_requests * 3 // 4)
+
+    @property
+    def bulk_at_once(self) -> int:
+        """Return how many pictures of one bulk request may be in the works: a quarter of all."""
+        return max(1, self.max_concurrent_requests // 4)
 
     @property
     def encoded_memory_bytes(self) -> int:

@@ -30,6 +30,7 @@ from captioning.batcher import Batcher, GenerationOptions
 from captioning.deadline import Deadline
 from captioning.metrics import Metrics
 from captioning.settings import Settings
+from captioning.trace import Trace
 from model_loader import Captioner
 
 PICTURE = SAMPLES[0].read_bytes()
