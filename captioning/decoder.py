@@ -14,10 +14,12 @@ benchmarks/jpeg_draft.py for JPEG_DRAFT_FACTOR.
 
 from __future__ import annotations
 
+import ctypes
 import io
 import warnings
+from contextlib import suppress
 
-from PIL import AvifImagePlugin, Image, PngImagePlugin
+from PIL import AvifImagePlugin, Image, PngImagePlugin, _imaging
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -77,6 +79,10 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 # Text is kept unpacked from opening on, outside of every budget; Pillow's 64 MiB would dwarf most pictures.
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20
+
+# libtiff prints what it dislikes: of a damaged fax, every line, 60,000 of them into the log for 300 kB.
+with suppress(AttributeError):  # a Pillow that was built without libtiff, or that hides its names
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 # libtiff's other codecs (old-style JPEG, SGI, ThunderScan, LZMA, ZSTD, WebP) are rare, and either fragile or
 # free to take memory that the header does not tell.
