@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+import logging
 import warnings
 from contextlib import suppress
 
@@ -75,6 +76,8 @@ _SIGNATURE_BYTES = 16
 # file, which the registry of warnings would keep for ever. A filter that is set once is thread-safe, which
 # catch_warnings is not.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+# What it logs as errors, it raises too.
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 # Many pictures are decoded at once, next to the model; dav1d would start a thread per CPU for each of them.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 # Text is kept unpacked from opening on, outside of every budget; Pillow's 64 MiB would dwarf most pictures.

@@ -694,6 +694,7 @@ def test_nothing_is_printed_about_sloppy_pictures(tmp_path: Path) -> None:
     (tmp_path / "cut.tif").write_bytes(SAMPLES["tiff lzw"][:-20])
     fax = tiff(600, 300, np.random.default_rng(0).bytes(10_000), {258: 1, 262: 0, 259: 4})
     (tmp_path / "fax.tif").write_bytes(fax)
+    (tmp_path / "samples.tif").write_bytes(tiff(4, 4, bytes(16), {258: 8, 262: 1, 277: 9}))
     script = """
 import sys, pathlib
 from captioning.decoder import decode_image
