@@ -29,7 +29,7 @@ SAMPLES = sorted((EMOJI_MODEL / "samples").glob("*.jpg"))
 # finding new ones is what `make fuzz` is for. A busy machine is no bug, so nothing is held against slow examples.
 _patient = settings(deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
 settings.register_profile("brief", _patient, derandomize=True, max_examples=100)
-settings.register_profile("long", _patient, max_examples=2000)
+settings.register_profile("long", _patient, max_examples=500)
 settings.load_profile("brief")
 
 

@@ -39,7 +39,7 @@ def test_what_is_damaged_was_sound(decoder: DecoderProcess, name: str) -> None:
 
 
 @given(mutated(list(PICTURES.values())))
-@settings(max_examples=examples(2000))
+@settings(max_examples=examples(1000))
 def test_a_damaged_picture_is_decoded_or_refused(decoder: DecoderProcess, data: bytes) -> None:
     note(repr(data))
     decoded = decoder.decode(data)
