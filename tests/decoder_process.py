@@ -108,6 +108,19 @@ def serve(max_pixels: int, target_size: int) -> None:
     preprocessor = Preprocessor.from_config({"size": target_size})
     preprocessor(Image.new("RGB", (8, 8)))
     libc: Any = ctypes.CDLL(None)
+
+    def decode(data: bytes) -> tuple[str, int]:
+        told = 0
+        try:
+            opened = open_image(data, max_pixels=max_pixels, target_size=target_size)
+            told = opened.memory_bytes
+            preprocessor(opened.decode())
+        except UnusableImage as error:
+            return type(error).__name__, told
+        except BaseException:  # noqa: BLE001
+            return traceback.format_exc(), told
+        return "picture", told
+
     gc.freeze()  # what the imports made need not be looked through for every picture
     while length := sys.stdin.buffer.read(8):
         data = sys.stdin.buffer.read(struct.unpack("<Q", length)[0])
@@ -116,16 +129,7 @@ def serve(max_pixels: int, target_size: int) -> None:
         libc.malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         base, begun = status("VmRSS"), time.process_time()
-        told = 0
-        try:
-            opened = open_image(data, max_pixels=max_pixels, target_size=target_size)
-            told = opened.memory_bytes
-            preprocessor(opened.decode())
-            outcome = "picture"
-        except UnusableImage as error:
-            outcome = type(error).__name__
-        except BaseException:  # noqa: BLE001
-            outcome = traceback.format_exc()
+        outcome, told = decode(data)
         cpu_s = time.process_time() - begun
         print(json.dumps((outcome, told, status("VmHWM") - base, cpu_s)), flush=True)
 

@@ -117,8 +117,8 @@ SAMPLES: dict[str, bytes] = {
 }
 
 
-def _with_alpha() -> Image.Image:
-    image = quadrants()
+def _with_alpha(image: Image.Image) -> Image.Image:
+    image = image.copy()
     image.putalpha(Image.linear_gradient("L").resize(image.size))
     return image
 
@@ -140,7 +140,7 @@ def _tiled_tiff() -> bytes:
 
 
 _SECOND = quadrants().rotate(180)
-_ALPHA = _with_alpha()
+_ALPHA = _with_alpha(quadrants())
 _GREY = quadrants().convert("L")
 
 RARE_SAMPLES: dict[str, bytes] = {
@@ -157,7 +157,6 @@ RARE_SAMPLES: dict[str, bytes] = {
     "jpeg with comment, profile and xmp": encoded(
         quadrants(), "JPEG", comment=b"a", icc_profile=bytes(300), xmp=b'<x tiff:Orientation="6"/>'
     ),
-    "jpeg, large": encoded(quadrants(640, 480), "JPEG", progressive=True),
     "gif interlaced": encoded(quadrants().quantize(8), "GIF", interlace=1, transparency=0),
     "gif disposing": encoded(quadrants(), "GIF", save_all=True, append_images=[_SECOND], disposal=2),
     "bmp 1 bit": encoded(quadrants().convert("1"), "BMP"),
@@ -181,3 +180,18 @@ RARE_SAMPLES: dict[str, bytes] = {
     "tiff of big-endian 16 bits": tiff(4, 4, np.arange(16, dtype=">u2").tobytes(), {258: 16, 262: 1}, ">"),
     "tiff in tiles": _tiled_tiff(),
 }
+
+_WIDE = quadrants(1200, 900)
+_WIDE_ALPHA = _with_alpha(_WIDE)
+
+LARGE_SAMPLES: dict[str, bytes] = {
+    "large jpeg": encoded(_WIDE, "JPEG", progressive=True, subsampling=0, exif=exif(6)),
+    "large png": encoded(_WIDE_ALPHA, "PNG", exif=exif(6)),
+    "large gif": encoded(_WIDE, "GIF"),
+    "large bmp": encoded(_WIDE.convert("1"), "BMP"),
+    "large webp": encoded(_WIDE_ALPHA, "WEBP", method=1, quality=30),
+    "large webp, lossless": encoded(_WIDE_ALPHA, "WEBP", method=0, quality=0, lossless=True),
+    "large avif": encoded(_WIDE_ALPHA, "AVIF", speed=10, subsampling="4:4:4"),
+    "large tiff": encoded(_WIDE, "TIFF", compression="tiff_lzw", tiffinfo={274: 6, 278: 900}),
+}
+"""Files of a few kB that take megabytes to decode."""
