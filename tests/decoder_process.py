@@ -1,7 +1,7 @@
 """The decoder in a process of its own, so that a crash in a codec ends that process and not the tests.
 
     with DecoderProcess() as decoder:
-        decoder.decode(data)    # Decoded(outcome="CorruptImage", told_bytes=…, peak_bytes=…, cpu_s=…)
+        decoder.decode(data)    # Decoded(outcome="CorruptImage", pixels=…, told_bytes=…, peak_bytes=…, cpu_s=…)
 
 What is decoded goes the way of a request: header, pixels, model's input.
 """
@@ -28,10 +28,12 @@ class Decoded(NamedTuple):
     """What became of one picture.
 
     ``outcome`` is "picture", the name of one of the tree's errors, or the traceback of anything else;
-    ``told_bytes`` what the decoder announced, 0 if it refused at the header; ``peak_bytes`` what memory grew by.
+    ``pixels`` and ``told_bytes`` what the decoder announced, 0 if it refused at the header; ``peak_bytes`` what memory
+    grew by.
     """
 
     outcome: str
+    pixels: int
     told_bytes: int
     peak_bytes: int
     cpu_s: float
@@ -109,17 +111,17 @@ def serve(max_pixels: int, target_size: int) -> None:
     preprocessor(Image.new("RGB", (8, 8)))
     libc: Any = ctypes.CDLL(None)
 
-    def decode(data: bytes) -> tuple[str, int]:
-        told = 0
+    def decode(data: bytes) -> tuple[str, int, int]:
+        told = 0, 0
         try:
             opened = open_image(data, max_pixels=max_pixels, target_size=target_size)
-            told = opened.memory_bytes
+            told = opened.pixels, opened.memory_bytes
             preprocessor(opened.decode())
         except UnusableImage as error:
-            return type(error).__name__, told
+            return type(error).__name__, *told
         except BaseException:  # noqa: BLE001
-            return traceback.format_exc(), told
-        return "picture", told
+            return traceback.format_exc(), *told
+        return "picture", *told
 
     gc.freeze()  # what the imports made need not be looked through for every picture
     while length := sys.stdin.buffer.read(8):
@@ -129,9 +131,9 @@ def serve(max_pixels: int, target_size: int) -> None:
         libc.malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         base, begun = status("VmRSS"), time.process_time()
-        outcome, told = decode(data)
+        outcome, pixels, told = decode(data)
         cpu_s = time.process_time() - begun
-        print(json.dumps((outcome, told, status("VmHWM") - base, cpu_s)), flush=True)
+        print(json.dumps((outcome, pixels, told, status("VmHWM") - base, cpu_s)), flush=True)
 
 
 def status(key: str) -> int:

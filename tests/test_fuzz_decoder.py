@@ -47,5 +47,6 @@ def test_a_damaged_picture_is_decoded_or_refused(decoder: DecoderProcess, data: 
     decoded = decoder.decode(data)
     event(decoded.outcome[:20])
     assert decoded.outcome in ("picture", *REFUSALS), decoded.outcome
+    assert decoded.pixels <= MAX_PIXELS
     assert decoded.peak_bytes <= (decoded.told_bytes + MARGIN_BYTES if decoded.told_bytes else HEADER_BYTES)
     assert decoded.cpu_s < CPU_S
