@@ -47,7 +47,7 @@ _AFTER_DELIMITER = re.compile(rb"(?<=[\n,;&{}\[\]])")
 
 @st.composite
 def mutated(draw: st.DrawFn, sources: Sequence[bytes], texts: Sequence[bytes] = (), max_edits: int = 4) -> bytes:
-    """Make one to ``max_edits`` edits of one source, or rarely none; ``texts`` are for sources that are text."""
+    """Make up to ``max_edits`` edits of one source; ``texts`` are for sources that are text."""
     data = draw(st.sampled_from(sources))
     edits = [*_ANY_EDITS, _replace_token(texts), _replace_token(texts)] if texts else [*_ANY_EDITS, *_BINARY_EDITS]
     for edit in draw(st.lists(st.sampled_from(edits), max_size=max_edits)):
