@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 PORT ?= 8000
 export PORT
 
-.PHONY: help install demo run test test-fast lint format train evaluate export fidelity bench-latency bench-memory \
+.PHONY: help install demo run test test-fast fuzz lint format train evaluate export fidelity bench-latency bench-memory \
 	blip-base lock clean
 
 help: ## list what can be made
@@ -23,6 +23,9 @@ test: .venv/installed-dev ## run all tests
 
 test-fast: .venv/installed-dev ## run all tests but the slow ones
 	.venv/bin/pytest -m "not slow"
+
+fuzz: .venv/installed-dev ## attack decoder, fetcher and HTTP interface with random input (MINUTES=10)
+	SECONDS=0; until ((SECONDS >= 60 * $${MINUTES:-10})); do .venv/bin/pytest -m fuzz --hypothesis-profile=long || exit; done
 
 lint: .venv/installed-dev ## check format, style and types
 	.venv/bin/ruff format --check .

@@ -14,10 +14,13 @@ benchmarks/jpeg_draft.py for JPEG_DRAFT_FACTOR.
 
 from __future__ import annotations
 
+import ctypes
 import io
+import logging
 import warnings
+from contextlib import suppress
 
-from PIL import AvifImagePlugin, Image, PngImagePlugin
+from PIL import AvifImagePlugin, Image, PngImagePlugin, _imaging
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -73,10 +76,16 @@ _SIGNATURE_BYTES = 16
 # file, which the registry of warnings would keep for ever. A filter that is set once is thread-safe, which
 # catch_warnings is not.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+# What it logs as errors, it raises too.
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 # Many pictures are decoded at once, next to the model; dav1d would start a thread per CPU for each of them.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 # Text is kept unpacked from opening on, outside of every budget; Pillow's 64 MiB would dwarf most pictures.
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20
+
+# libtiff prints what it dislikes: of a damaged fax, every line, 60,000 of them into the log for 300 kB.
+with suppress(AttributeError):  # a Pillow that was built without libtiff, or that hides its names
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 # libtiff's other codecs (old-style JPEG, SGI, ThunderScan, LZMA, ZSTD, WebP) are rare, and either fragile or
 # free to take memory that the header does not tell.

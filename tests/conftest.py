@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import requests
+from hypothesis import HealthCheck, settings
 
 # The reference model runs in the tests' own process, beside the servers (see model_loader.load_engine).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -24,6 +25,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 ROOT = Path(__file__).resolve().parent.parent
 EMOJI_MODEL = ROOT / "models" / "blip-emoji"
 SAMPLES = sorted((EMOJI_MODEL / "samples").glob("*.jpg"))
+
+# A run in CI must not fail by the luck of the draw, and a change must be judged by the inputs that its parent passed;
+# finding new ones is what `make fuzz` is for. A busy machine is no bug, so nothing is held against slow examples.
+_patient = settings(deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
+settings.register_profile("brief", _patient, derandomize=True, max_examples=100)
+settings.register_profile("long", _patient, max_examples=500)
+settings.load_profile("brief")
+
+
+def examples(brief: int) -> int:
+    """Return how many examples a test tries that tries ``brief`` of them in the brief profile."""
+    return brief * settings().max_examples // 100
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
