@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -105,6 +106,17 @@ def service(request: pytest.FixtureRequest, start_service: Callable[..., Service
     fetching = {"FETCH_ALLOW_PRIVATE_ADDRESSES": "true", "FETCH_ALLOWED_PORTS": "*", "FETCH_TIMEOUT_S": "2"}
     model = EMOJI_MODEL if request.param == "torch" else request.getfixturevalue("int8_folder")
     return start_service(**fetching, ENGINE=request.param, MODEL_ID=str(model)).wait_until_ready()
+
+
+def required_program(*names: str) -> str:
+    """Return the path of the first of these programs; without any, skip the test, or fail it where all must run."""
+    for name in names:
+        if path := shutil.which(name):
+            return path
+    reason = f"{' or '.join(names)} is not installed"
+    if os.environ.get("REQUIRE_ALL_TESTS"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def free_port() -> int:
