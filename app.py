@@ -7,12 +7,13 @@ import logging
 from flask import Flask
 
 from captioning.caption_routes import caption_routes
+from captioning.cli import caption_command
 from captioning.error_answers import answer_errors
 from captioning.health_routes import health_routes
 from captioning.pipeline import make_pipeline
 from captioning.request_log import identify_requests
 from captioning.settings import Settings, load_settings
-from model_loader import Captioner, make_captioner
+from model_loader import Captioner, load_engine, make_captioner
 
 
 def create_app(settings: Settings | None = None, captioner: Captioner | None = None) -> Flask:
@@ -29,6 +30,7 @@ def create_app(settings: Settings | None = None, captioner: Captioner | None = N
     answer_errors(app)
     app.register_blueprint(health_routes(settings, captioner))
     app.register_blueprint(caption_routes(settings, captioner, pipeline))
+    app.cli.add_command(caption_command(settings, load_engine))
     return app
 
 
