@@ -161,8 +161,17 @@ class Report:
     @contextmanager
     def progress(self) -> Iterator[None]:
         """Show the progress bar."""
+        # A terminal without a size, as some containers have, would show an empty bar.
+        sizeless = sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns == 0
         with tqdm(
-            total=self.total, initial=self.done, unit=" pictures", dynamic_ncols=True, file=sys.stderr, disable=None
+            total=self.total,
+            initial=self.done,
+            unit=" pictures",
+            ncols=80 if sizeless else None,
+            nrows=24 if sizeless else None,
+            dynamic_ncols=not sizeless,
+            file=sys.stderr,
+            disable=None,
         ) as self._bar:
             yield
 
