@@ -61,8 +61,8 @@ def measure(settings: Settings, sources: list[str], rounds: int) -> tuple[float,
         report = Report(io.BytesIO(), Jsonl(), total=len(sources), done=0)
         Bulk(engine, settings, options, report=report.add).run(sources)
         seconds[0].append(time.perf_counter() - started)
-        assert report.done == len(sources) and not report.failed
-
+        assert report.done == len(sources)
+        assert not report.failed
         started = time.perf_counter()
         for batch in batches:
             engine.caption(batch, options)
