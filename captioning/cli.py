@@ -232,7 +232,7 @@ def _destination(output: str | None, form: Form, *, resume: bool) -> Iterator[tu
         yield sys.stdout.buffer, set()
         return
     try:
-        has_lines = os.path.exists(output) and os.path.getsize(output) > 0
+        has_lines = os.path.isfile(output) and os.path.getsize(output) > 0
         if has_lines and not resume:
             raise click.UsageError(f"{visible(output)} exists; go on with it by --resume, or name another file.")
         captioned = captioned_in(output, form) if has_lines else set()

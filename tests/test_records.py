@@ -22,7 +22,7 @@ NASTY = [
     "\u202egpj",
     "café 🐌",
 ]
-FORMS = [Plain(), Csv(), Jsonl()]
+FORMS: list[Form] = [Plain(), Csv(), Jsonl()]
 
 
 def lines(form: Form) -> str:
