@@ -7,6 +7,7 @@ from flask_cors import CORS
 
 from captioning.admission import Admission
 from captioning.caption_routes import caption_routes
+from captioning.cli import caption_command
 from captioning.error_answers import answer_errors
 from captioning.health_routes import health_routes
 from captioning.logs import configure_logging
@@ -16,7 +17,7 @@ from captioning.page_routes import page_routes
 from captioning.pipeline import make_pipeline
 from captioning.request_log import identify_requests
 from captioning.settings import Settings, load_settings
-from model_loader import Captioner, make_captioner
+from model_loader import Captioner, load_engine, make_captioner
 
 
 def create_app(settings: Settings | None = None, captioner: Captioner | None = None) -> Flask:
@@ -41,6 +42,7 @@ def create_app(settings: Settings | None = None, captioner: Captioner | None = N
     app.register_blueprint(metrics_routes(metrics))
     app.register_blueprint(caption_routes(settings, captioner, pipeline, admission, metrics.observe_picture))
     app.register_blueprint(page_routes(settings))
+    app.cli.add_command(caption_command(settings, load_engine))
     return app
 
 

@@ -46,7 +46,7 @@ _WANTED = {
 }
 
 
-class ModelLoadError(Exception):
+class ModelLoadError(ModelFailed):
     """Say in one sentence why the model cannot be loaded and what to do."""
 
 

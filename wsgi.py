@@ -1,5 +1,11 @@
-"""The name that gunicorn is given: `gunicorn wsgi:app`."""
+"""The name that gunicorn and flask are given: `gunicorn wsgi:app`."""
+
+import sys
 
 from app import create_app
+from captioning.settings import SettingsError
 
-app = create_app()
+try:
+    app = create_app()
+except SettingsError as error:
+    sys.exit(str(error))

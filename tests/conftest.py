@@ -133,17 +133,6 @@ def required_program(*names: str) -> str:
     pytest.skip(reason)
 
 
-def required_program(*names: str) -> str:
-    """Return the path of the first of these programs; without any, skip the test, or fail it where all must run."""
-    for name in names:
-        if path := shutil.which(name):
-            return path
-    reason = f"{' or '.join(names)} is not installed"
-    if os.environ.get("REQUIRE_ALL_TESTS"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

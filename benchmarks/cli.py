@@ -1,0 +1,93 @@
+"""Measure how busy `flask caption` keeps the model: its pictures a second over those of the model alone.
+
+    .venv/bin/python benchmarks/cli.py --model models/blip-emoji --int8 FOLDER    # what `make export` made of it
+
+The sample pictures, encoded anew into distinct files, go through all that the command does after loading the model;
+then the same engine captions the same pictures, already preprocessed, in full batches. Both take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from captioning.batcher import Engine, GenerationOptions, Pixels
+from captioning.cli import Report
+from captioning.decoder import open_image
+from captioning.offline import OfflineRun
+from captioning.records import Jsonl
+from captioning.settings import Settings
+from model_loader import load_engine
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLES = sorted((ROOT / "models" / "blip-emoji" / "samples").glob("*.jpg"))
+
+
+def make_pictures(folder: Path, count: int) -> list[str]:
+    """Write the samples again and again, each time in another quality."""
+    for number in range(count):
+        quality = 75 + number // len(SAMPLES) % 25
+        Image.open(SAMPLES[number % len(SAMPLES)]).save(folder / f"{number:04}.jpg", quality=quality)
+    return [str(path) for path in sorted(folder.iterdir())]
+
+
+def preprocessed(engine: Engine, sources: list[str], batch: int) -> list[Pixels]:
+    """Return the model's input, float32 ``[B, 3, H, W]`` each."""
+    size = max(engine.preprocessor.size)
+    pixels = [engine.preprocessor(open_image(Path(path).read_bytes(), target_size=size).decode()) for path in sources]
+    return [np.stack(pixels[start : start + batch]) for start in range(0, len(pixels), batch)]
+
+
+def measure(settings: Settings, sources: list[str], rounds: int) -> tuple[float, float]:
+    """Return the pictures a second of the command and of its model alone, medians."""
+    engine = load_engine(settings)
+    options = GenerationOptions(max_new_tokens=settings.max_new_tokens, num_beams=settings.num_beams)
+    batches = preprocessed(engine, sources, settings.batch_max_size)
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in tqdm(range(rounds), desc=settings.engine, disable=None):
+        started = time.perf_counter()
+        report = Report(io.BytesIO(), Jsonl(), total=len(sources), done=0)
+        OfflineRun(engine, settings, options, report=report.add).run(sources)
+        seconds[0].append(time.perf_counter() - started)
+        assert report.done == len(sources)
+        assert not report.failed
+        started = time.perf_counter()
+        for batch in batches:
+            engine.caption(batch, options)
+        seconds[1].append(time.perf_counter() - started)
+    command, alone = (len(sources) / median(times) for times in seconds)
+    return command, alone
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default="models/blip-emoji", help="folder of a checkpoint, for the torch engine")
+    parser.add_argument("--int8", help="folder of its export, for the int8 engine")
+    parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    os.chdir(ROOT)
+    with tempfile.TemporaryDirectory() as folder:
+        sources = make_pictures(Path(folder), args.pictures)
+        print("| engine | command, pictures/s | model alone | ratio |\n|---|---|---|---|")
+        for engine, model in (("torch", args.model), ("int8", args.int8)):
+            if model:
+                settings = Settings.model_validate({"engine": engine, "model_id": model})
+                command, alone = measure(settings, sources, args.rounds)
+                print(f"| {engine} | {command:.1f} | {alone:.1f} | {command / alone:.0%} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

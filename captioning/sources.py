@@ -1,0 +1,84 @@
+"""What is named for captioning: files, folders and URLs -> a list of pictures, and the bytes of a file."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+
+from captioning.errors import ImageNotFound, ImageTooLarge, UnsupportedImage
+
+# Which files of a folder are pictures is told by their names, so that nothing else in it is ever opened.
+PICTURE_ENDINGS = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif",
+)  # fmt: skip
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+def is_url(source: str) -> bool:
+    """Tell a URL, of whatever scheme, from a path."""
+    return _URL.match(source) is not None
+
+
+def list_sources(names: Iterable[str], *, recursive: bool) -> list[str]:
+    """Return the URLs and files that are named, each once, with a folder's pictures in the folder's place.
+
+    Folders below a named one count only if ``recursive``. One that cannot be listed stays in the list, for
+    `read_file` to say why.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        is_folder = not is_url(name) and os.path.isdir(name)
+        for source in _pictures_in(name, recursive=recursive) if is_folder else [name]:
+            found.setdefault(source if is_url(source) else os.path.abspath(source), source)
+    return list(found.values())
+
+
+def read_file(path: str, *, max_bytes: int) -> bytes:
+    """Return the content of a regular file.
+
+    Raises:
+        ImageNotFound: it cannot be read.
+        UnsupportedImage: it is a folder, a pipe or a device.
+        ImageTooLarge: it is over the limit.
+    """
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            os.listdir(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnsupportedImage("This is not a regular file.")
+        if status.st_size > max_bytes:
+            raise _too_large(max_bytes)
+        with open(path, "rb") as file:
+            data = file.read(max_bytes + 1)
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte in it
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ImageNotFound(f"This cannot be read: {reason}.") from error
+    if len(data) > max_bytes:
+        raise _too_large(max_bytes)
+    return data
+
+
+def _too_large(max_bytes: int) -> ImageTooLarge:
+    return ImageTooLarge(f"The image is over the limit of {max_bytes:,} bytes.")
+
+
+def _pictures_in(folder: str, *, recursive: bool) -> Iterator[str]:
+    """Yield a folder's pictures by name, then those of the folders in it; hidden entries count for neither."""
+    folders = [folder]
+    while folders:
+        here = folders.pop()
+        try:
+            with os.scandir(here) as listing:
+                entries = sorted((entry for entry in listing if entry.name[0] != "."), key=lambda entry: entry.name)
+        except OSError:
+            yield here
+            continue
+        for entry in entries:
+            if entry.name.lower().endswith(PICTURE_ENDINGS) and entry.is_file():
+                yield entry.path
+        if recursive:
+            # A link to a folder is not followed: it may lead back up, and what it leads to has its own name.
+            folders += [entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
