@@ -32,11 +32,51 @@ def settings_with(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Settin
         ("ENGINE", "tensorflow"),
         ("LOG_LEVEL", "LOUD"),
         ("PORT", "http"),
+        ("CACHE_MAX_ENTRIES", "-1"),
+        ("CACHE_TTL_S", "0"),
+        ("CACHE_TTL_S", "inf"),
+        ("CACHE_URL", "localhost:6379"),
+        ("CACHE_URL", "http://localhost:6379"),
+        ("CACHE_URL", "redis://"),
+        ("CACHE_URL", "redis://:pass@"),
+        ("CACHE_URL", "redis://[::1"),
+        ("CACHE_URL", "redis://localhost:0"),
+        ("CACHE_URL", "redis://localhost:port"),
+        ("CACHE_URL", "redis://localhost:70000"),
+        ("CACHE_URL", "redis://localhost/captions"),
+        ("CACHE_URL", "redis://localhost?socket_timeout=60"),
+        ("CACHE_URL", "redis://local host"),
+        ("CACHE_URL", "unix://socket"),
+        ("CACHE_URL", "unix:///socket?db=x"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=rf"\b{name}\b"):
         settings_with(monkeypatch, **{name: value})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost",
+        "redis://red-abc123:6379",
+        "redis://localhost:6379/0",
+        "rediss://default:p%40ss@cache.example.com:6380/",
+        "redis://[::1]:6379",
+        "unix:///run/redis/redis.sock",
+        "unix:///run/redis/redis.sock?db=2",
+    ],
+)
+def test_a_caches_url_is_taken(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    assert settings_with(monkeypatch, CACHE_URL=url).cache_url == url
+
+
+def test_a_caches_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "s3cret" not in repr(settings_with(monkeypatch, CACHE_URL="redis://:s3cret@localhost"))
+    with pytest.raises(SettingsError) as caught:
+        settings_with(monkeypatch, CACHE_URL="redis://:s3cret@localhost:port")
+    assert "CACHE_URL" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
 
 
 def test_all_bad_values_are_named_at_once_and_no_value_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
