@@ -1,14 +1,13 @@
 # What people do here. `make` alone lists it.
 SHELL := /bin/bash
 PYTHON ?= python3.11
-PORT ?= 8000
-export PORT
+export PORT ?= 8000
+BENCHMARKS = bench-latency bench-batching bench-load bench-memory bench-soak
 
-.PHONY: help install demo run test test-fast fuzz lint format train evaluate export fidelity bench-latency bench-memory \
-	blip-base lock clean
+.PHONY: help install demo run test test-fast fuzz lint format train evaluate export fidelity lock clean $(BENCHMARKS)
 
 help: ## list what can be made
-	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 install: .venv/installed ## make .venv with what the service needs
 
@@ -48,11 +47,13 @@ export: .venv/installed ## export a model for ENGINE=int8 (MODEL_ID=… OUT=fold
 fidelity: .venv/installed ## compare an export with its model (MODEL_ID=… INT8=folder IMAGES=folder)
 	.venv/bin/python benchmarks/fidelity.py --model $(MODEL_ID) --int8 $(INT8) --images $(IMAGES)
 
-bench-latency: .venv/installed-dev build/blip-base-int8/int8.json ## time the engines on a full-size BLIP-base
-	.venv/bin/python benchmarks/latency.py
-
-bench-memory: .venv/installed-dev build/blip-base-int8/int8.json ## run the int8 service in a memory cgroup (needs root)
-	.venv/bin/python benchmarks/memory.py
+bench-latency: ## time the engines on a full-size BLIP-base
+bench-batching: ## time the engines with 1, 2, 4 and 8 pictures at a time
+bench-load: ## offer the service up to four times what it can do, and the plain service of benchmarks/ too
+bench-memory: ## run the int8 service in a memory cgroup (needs root)
+bench-soak: ## see whether memory grows over 2,000 mixed requests
+$(BENCHMARKS): bench-%: .venv/installed-dev build/blip-base-int8/int8.json
+	.venv/bin/python benchmarks/$*.py
 
 build/blip-base-int8/int8.json: build/blip-base/config.json
 	.venv/bin/python tools/export_int8.py --model build/blip-base --out build/blip-base-int8
@@ -62,9 +63,9 @@ build/blip-base/config.json: .venv/installed
 
 lock: .venv/installed-dev ## pin every version anew, from the .in files
 	.venv/bin/pip install --quiet pip-tools
-	.venv/bin/pip-compile --quiet --upgrade --strip-extras --no-emit-index-url --no-emit-find-links requirements.in
-	sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements.txt
-	.venv/bin/pip-compile --quiet --upgrade --strip-extras --no-emit-index-url --no-emit-find-links requirements-dev.in
+	for name in requirements requirements-dev; do \
+	.venv/bin/pip-compile -q --upgrade --strip-extras --no-emit-index-url --no-emit-find-links $$name.in && \
+	sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' $$name.txt || exit; done
 
 clean: ## remove what was made, the trained model excepted
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis
