@@ -27,8 +27,7 @@ fuzz: .venv/installed-dev ## attack decoder, fetcher and HTTP interface with ran
 	SECONDS=0; until ((SECONDS >= 60 * $${MINUTES:-10})); do .venv/bin/pytest -m fuzz --hypothesis-profile=long || exit; done
 
 lint: .venv/installed-dev ## check format, style and types
-	.venv/bin/ruff format --check .
-	.venv/bin/ruff check .
+	.venv/bin/ruff format --check . && .venv/bin/ruff check .
 	.venv/bin/mypy .
 
 format: .venv/installed-dev ## put the code into its format
