@@ -25,6 +25,7 @@ worker_class = "captioning.gunicorn_worker.Worker"
 threads = _settings.max_concurrent_requests + 16
 worker_connections = threads + 1000
 backlog = 512
+limit_request_line = 8190  # the most there is: a prompt of 500 characters takes up to 6,000 in a query
 keepalive = 75  # longer than a proxy's, so that the proxy is the one to close
 graceful_timeout = math.ceil(_settings.request_timeout_s) + 2  # whoever was let in is answered
 # A heartbeat file on a disk can block for as long as the disk does.

@@ -29,13 +29,15 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
+from http import HTTPStatus
 from selectors import EVENT_READ
 from typing import Any
 
-from gunicorn import util
 from gunicorn.http import get_parser
+from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from captioning.bad_http import refusal, status_of
 from captioning.request_deadline import ARRIVED_AT
 
 HEAD_TIMEOUT_S = 10.0
@@ -176,6 +178,15 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._thread.connection = conn
         return super().handle(conn)
 
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
+        """Refuse HTTP that cannot be parsed as the service refuses all else; gunicorn would do it in HTML."""
+        if not isinstance(exc, ParseException):
+            super().handle_error(req, client, addr, exc)
+            return
+        self.log.warning("Invalid request from %s: %s", addr[0] if addr else "a socket", exc)
+        with suppress(OSError):
+            client.sendall(refusal(status_of(exc)))
+
     def finish_request(self, conn: Connection, fs: Future[Any]) -> None:
         """Take a connection back from its thread, in the main loop."""
         self._in_work.discard(conn)
@@ -256,7 +267,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         elif len(connection.head) > MAX_HEAD_BYTES:
             self._await_no_more(connection)
             with suppress(OSError):
-                util.write_error(connection.sock, 431, "Request Header Fields Too Large", "")
+                connection.sock.sendall(refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
             self._linger(connection)
 
     def _hand_on(self, connection: Connection) -> None:

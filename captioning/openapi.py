@@ -62,6 +62,11 @@ def describe_api(*, keys_needed: bool) -> Json:
         },
         "components": {"schemas": _schemas()},
     }
+    for operations in description["paths"].values():
+        for operation in operations.values():
+            # Refused before any route is found: see captioning.bad_http.
+            operation["responses"] |= {"414": _answer("the URL is too long", ErrorAnswer)}
+            operation["responses"] |= {"431": _answer("the headers are too large", ErrorAnswer)}
     if keys_needed:
         description["components"]["securitySchemes"] = {"apiKey": {"type": "http", "scheme": "bearer"}}
         for path in ("/local-caption", "/local-captions"):
