@@ -17,7 +17,7 @@ from captioning.page_routes import page_routes
 from captioning.pipeline import make_pipeline
 from captioning.request_log import identify_requests
 from captioning.settings import Settings, load_settings
-from model_loader import Captioner, load_engine, make_captioner
+from model_loader import Captioner, load_engine, make_captioner, name_and_revision
 
 
 def create_app(settings: Settings | None = None, captioner: Captioner | None = None) -> Flask:
@@ -26,6 +26,7 @@ def create_app(settings: Settings | None = None, captioner: Captioner | None = N
     configure_logging(settings)
     metrics = Metrics()
     captioner = captioner or make_captioner(settings, on_batch=metrics.observe_batch)
+    name, revision = name_and_revision(settings)
     pipeline = make_pipeline(settings, captioner)
     admission = Admission(settings.max_concurrent_requests)
     metrics.watch(admission=admission, downloads=pipeline.downloads, decoding=pipeline.decoding, model=captioner)
@@ -38,7 +39,7 @@ def create_app(settings: Settings | None = None, captioner: Captioner | None = N
     identify_requests(app)
     measure_requests(app, metrics)
     answer_errors(app)
-    app.register_blueprint(health_routes(settings, captioner))
+    app.register_blueprint(health_routes(captioner, name=name, revision=revision, engine=settings.engine))
     app.register_blueprint(metrics_routes(metrics))
     app.register_blueprint(caption_routes(settings, captioner, pipeline, admission, metrics.observe_picture))
     app.register_blueprint(page_routes(settings))

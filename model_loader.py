@@ -26,6 +26,7 @@ from captioning.batcher import Batcher, Captioned, Engine, Generation, Generatio
 from captioning.caption_key import files_sha256
 from captioning.deadline import Deadline
 from captioning.errors import ModelFailed, ModelLoading
+from captioning.int8_folder import Manifest
 from captioning.logs import adopt_loggers
 from captioning.pipeline import Status
 from captioning.settings import Settings, SettingsError, load_settings
@@ -157,6 +158,15 @@ def identify(settings: Settings) -> str:
     if not settings.cache_url:
         return settings.engine  # captions stay in this process, which has no other model
     return f"{settings.engine}:{files_sha256(local_folder(settings))}"
+
+
+def name_and_revision(settings: Settings) -> tuple[str, str | None]:
+    """Return what the model is called; an int8 export is called what it was made from."""
+    if settings.engine == "int8":
+        with suppress(ValueError, OSError):  # loading it says what is wrong
+            manifest = Manifest.read(Path(settings.model_id))
+            return manifest.source, manifest.revision
+    return settings.model_id, settings.revision
 
 
 def load_engine(settings: Settings) -> Engine:

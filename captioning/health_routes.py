@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from flask import Blueprint, Response, jsonify
 
 from captioning.answers import HealthAnswer, ReadinessAnswer
 from captioning.pipeline import Model
-from captioning.settings import Settings
 
 
-def health_routes(settings: Settings, model: Model) -> Blueprint:
+def health_routes(model: Model, *, name: str, revision: str | None, engine: Literal["torch", "int8"]) -> Blueprint:
     """Make the routes for liveness and readiness."""
     routes = Blueprint("health", __name__)
 
@@ -19,9 +20,7 @@ def health_routes(settings: Settings, model: Model) -> Blueprint:
 
     @routes.get("/readyz")
     def readyz() -> tuple[Response, int]:
-        answer = ReadinessAnswer(
-            status=model.status, model=settings.model_id, revision=settings.revision, engine=settings.engine
-        )
+        answer = ReadinessAnswer(status=model.status, model=name, revision=revision, engine=engine)
         return jsonify(answer.model_dump()), 200 if answer.status == "ready" else 503
 
     return routes

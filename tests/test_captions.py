@@ -120,7 +120,7 @@ def test_answers_carry_ids_and_times(service: Service, image_server: str) -> Non
 
 def test_readiness_names_the_model_that_answers(service: Service) -> None:
     assert service.get("/readyz").json() == {
-        "status": "ready", "model": service.model["MODEL_ID"], "revision": None, "engine": service.model["ENGINE"]
+        "status": "ready", "model": str(EMOJI_MODEL), "revision": None, "engine": service.model["ENGINE"]
     }  # fmt: skip
 
 
