@@ -21,10 +21,12 @@ from typing import Any, Literal
 import pytest
 from bad_servers import BadServer, answer_with
 from conftest import EMOJI_MODEL, ROOT, SAMPLES, Service, free_port
+from huggingface_hub.utils import logging as hub_logging
+from transformers.utils import logging as transformers_logging
 
 from app import create_app
 from captioning.batcher import Batcher, Generation, GenerationOptions, Pixels
-from captioning.logs import make_formatter
+from captioning.logs import adopt_loggers, make_formatter
 from captioning.preprocessor import Preprocessor
 from captioning.settings import Settings
 from model_loader import Captioner
@@ -206,6 +208,17 @@ def test_in_text_nothing_can_be_taken_for_a_line_that_is_none(
     assert heads[-1].endswith(" size=7")
     assert r'host="\n2030' in heads[-1]
     assert text.count("Traceback") == 1
+
+
+def test_libraries_that_bring_a_handler_log_as_all_others_do(
+    log_in: Callable[[Literal["json"]], io.StringIO], capsys: pytest.CaptureFixture[str]
+) -> None:
+    adopt_loggers("transformers", "huggingface_hub")
+    stream = log_in("json")
+    transformers_logging.get_logger("transformers.some_model").warning("a %s", "warning")
+    hub_logging.get_logger("huggingface_hub.some_file").warning("another")
+    assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["a warning", "another"]
+    assert capsys.readouterr().err == ""
 
 
 def test_on_a_terminal_the_log_is_text() -> None:
