@@ -32,6 +32,7 @@ from playwright.sync_api import (
     Locator,
     Page,
     Request,
+    Route,
     expect,
     sync_playwright,
 )
@@ -139,6 +140,12 @@ def drop(page: Page, *paths: Path) -> None:
     session.detach()
 
 
+def slow_down(page: Page) -> None:
+    """Upload at 500 kB/s from now on."""
+    conditions = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 500_000}
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", conditions)
+
+
 def file(name: str, content: bytes) -> FilePayload:
     return {"name": name, "mimeType": "", "buffer": content}
 
@@ -193,11 +200,25 @@ def test_a_click_on_a_sample_captions_it(open_service: Service, open_page: Open)
 
 
 def test_dropped_files_are_captioned(open_service: Service, open_page: Open) -> None:
-    page = open_page(open_service)
+    page = open_page(open_service, reduced_motion="no-preference")
     drop(page, SAMPLES[0], SAMPLES[6])
     expect(caption(cards(page).nth(0))).to_have_text(TRUTHS[SAMPLES[0].name])
     expect(caption(cards(page).nth(1))).to_have_text(TRUTHS[SAMPLES[6].name])
     expect(page.get_by_text("2 of 2")).to_be_visible()
+
+
+def test_an_answer_from_the_cache_says_so(open_service: Service, open_page: Open) -> None:
+    page = open_page(open_service)
+
+    def say_so(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, headers={**answer.headers, "X-Cache": "hit"})
+
+    click_sample(page, "one-1.jpg")
+    expect(caption(cards(page).first)).to_be_visible()
+    page.route("**/local-caption", say_so)
+    click_sample(page, "one-1.jpg")
+    expect(cards(page).first.get_by_text("from the cache")).to_be_visible()
 
 
 def test_a_dropped_folder_is_declined(open_service: Service, open_page: Open) -> None:
@@ -251,8 +272,9 @@ def test_an_address_is_fetched_by_the_service(open_service: Service, open_page: 
 
 
 def test_many_pictures_make_progress_each_on_its_own(open_service: Service, open_page: Open, tmp_path: Path) -> None:
-    """While the service stands still, four are sent, one of them too large for the sockets' buffers; others queue."""
+    """While the service stands still and the network is slow, four are sent, a large one among them; others queue."""
     page = open_page(open_service)
+    slow_down(page)
     large = large_file(tmp_path, 15_000_000)
     with standing_still(open_service):
         page.get_by_label("Choose pictures").set_input_files([large, *SAMPLES[:5]])
@@ -260,7 +282,7 @@ def test_many_pictures_make_progress_each_on_its_own(open_service: Service, open
         expect(cards(page).locator(".state", has_text="Captioning…")).to_have_count(3)
         expect(cards(page).locator(".state", has_text="Queued")).to_have_count(2)
         uploading = cards(page).filter(has_text="large.jpg")
-        expect(uploading.locator(".state")).to_have_text(re.compile(r"^Uploading, \d+%$"))
+        expect(uploading.locator(".state")).to_have_text(re.compile(r"^Uploading, [1-9]\d?%$"))
         assert 0 < float(uploading.get_by_role("progressbar").get_attribute("value") or 0) < 1
         cards(page).nth(5).get_by_role("button", name="Remove").click()
         uploading.get_by_role("button", name="Remove large.jpg").click()
@@ -297,8 +319,11 @@ def test_an_error_is_the_services_sentence(open_service: Service, open_page: Ope
     page.get_by_label("Address of a picture").fill(f"{image_server}/status/500")
     page.keyboard.press("Enter")
     expect(cards(page).first.locator(".code")).to_have_text("image_fetch_failed")
-    cards(page).first.get_by_role("button", name="Try again").click()
+    with page.expect_response("**/local-caption") as again:
+        cards(page).first.get_by_role("button", name="Try again").click()
+    assert again.value.status == 502
     expect(cards(page).first.locator(".code")).to_have_text("image_fetch_failed")
+    expect(cards(page).first.get_by_role("button", name="Remove")).to_be_focused()
 
 
 def test_a_picture_over_the_limit_is_refused_with_the_services_sentence(
@@ -339,7 +364,7 @@ def test_a_busy_service_is_asked_again(narrow_service: Service, open_page: Open)
         wait_until(lambda: slow.connections == 1)
         click_sample(page, "two-alike-2.jpg")
         state = cards(page).first.locator(".state")
-        expect(state).to_have_text(re.compile(r"^The service is busy; .* Asking again in \d+ s"))
+        expect(state).to_have_text(re.compile(r"^The service is busy\. Asking again in \d+ s \(try 2\)\.$"))
     expect(caption(cards(page).first)).to_have_text(TRUTHS["two-alike-2.jpg"], timeout=20_000)
 
 
@@ -542,11 +567,13 @@ def test_every_state_looks_as_it_should(
     show("dark", done(open_page(open_service, viewport=tall, color_scheme="dark"), "one-1", "beside-2", "two-alike-1"))
 
     working = done(open_page(open_service, viewport=tall), "beside-1")
+    slow_down(working)
     with standing_still(open_service):
         large = large_file(tmp_path, 15_000_000)
         working.get_by_label("Choose pictures").set_input_files([SAMPLES[0], large, *SAMPLES[3:7]])
         expect(working.locator(".state", has_text="Captioning…")).to_have_count(3)
         expect(working.locator(".state", has_text="Queued")).to_have_count(2)
+        expect(working.locator(".state", has_text=re.compile(r"Uploading, [12]\d%"))).to_have_count(1, timeout=30_000)
         show("working", working)
         working.get_by_role("button", name="Remove large.jpg").click()
     expect(working.locator(".caption:visible")).to_have_count(6)

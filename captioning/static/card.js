@@ -61,7 +61,10 @@ export class Card {
     this.#part(".name").textContent = name;
     this.#part(".remove").ariaLabel = `Remove ${name}`;
     this.#part(".remove").onclick = () => this.remove();
-    this.#part(".retry").onclick = () => this.start();
+    this.#part(".retry").onclick = () => {
+      this.#part(".remove").focus(); // the button goes, and the focus would go with it
+      this.start();
+    };
     this.#part(".copy-caption").onclick = (event) => copyFrom(event.currentTarget, this.text);
     this.#part(".copy-tag").onclick = (event) => copyFrom(event.currentTarget, imgTag(this.picture, this.text));
     this.#part("progress").ariaLabel = `Progress of ${name}`;
@@ -124,12 +127,8 @@ function describe({ name, share, error, seconds, tries }) {
     case "captioning":
       return "Captioning…";
     case "waiting":
-      return `${error.message} Asking again in ${seconds} s (${ordinal(tries)} time).`;
+      return `${error.message.split(";")[0]}. Asking again in ${seconds} s (try ${tries + 1}).`;
   }
-}
-
-function ordinal(number) {
-  return ["first", "second", "third", "fourth", "fifth"][number - 1] ?? `${number}th`;
 }
 
 function stageItem(name, milliseconds) {

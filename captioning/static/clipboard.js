@@ -1,9 +1,12 @@
 // Copying, with a word about it on the button.
 
+import { announce } from "./announcements.js";
+
 /** Copy `text` and say so on `button` for a moment. */
 export async function copyFrom(button, text) {
   const label = (button.dataset.label ??= button.textContent);
   button.textContent = (await copy(text)) ? "Copied" : "Could not copy";
+  announce(button.textContent);
   setTimeout(() => (button.textContent = label), 2000);
 }
 

@@ -1,5 +1,6 @@
 // The page: pictures come in by drop, paste, choice, URL or sample, and each becomes a card.
 
+import { announce } from "./announcements.js";
 import { Card } from "./card.js";
 import { copyFrom } from "./clipboard.js";
 import { pictureFromFile, pictureFromSample, pictureFromUrl } from "./picture.js";
@@ -137,13 +138,6 @@ byId("key-form").addEventListener("submit", (event) => {
 
 function notice(text) {
   byId("notice").textContent = text;
-}
-
-function announce(text) {
-  const line = document.createElement("p");
-  line.textContent = text;
-  byId("announcements").append(line);
-  if (byId("announcements").childElementCount > 5) byId("announcements").firstElementChild.remove();
 }
 
 function showCurl() {

@@ -49,6 +49,7 @@ function escapeHtml(text) {
 function nameOf(url) {
   if (/^data:/i.test(url)) return "data: URL";
   if (!URL.canParse(url)) return url;
-  const { hostname, pathname } = new URL(url);
-  return pathname.split("/").filter(Boolean).at(-1) ?? hostname;
+  const { host, pathname } = new URL(url);
+  const last = pathname.split("/").at(-1);
+  return last.includes(".") ? last : host + pathname;
 }
