@@ -46,7 +46,6 @@ seconds; gateways and proxies send them in one piece."""
 
 MAX_HEAD_BYTES = 32_768
 """As nginx by default (large_client_header_buffers). Times the connections this is memory: 35 MB at the most."""
-
 _SEND_TIMEOUT_S = 10  # without any progress, when the client does not read its answer
 _LINGER_S = 2.0  # for a client that was refused while it sent; a close with bytes unread would lose it the answer
 _UNWANTED_BODY_S = 0.1  # for the rest of a body that nobody read; a later one costs the client its connection
@@ -99,7 +98,6 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     """Called when the process begins to stop, in the main thread."""
 
     worker_connections: int
-    wsgi: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -132,7 +130,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def load_wsgi(self) -> None:
         """Tell the application when each request's headers had arrived."""
         super().load_wsgi()
-        application = self.wsgi
+        application = self.app.wsgi()
 
         def with_arrival(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             environ[ARRIVED_AT] = self._thread.connection.arrived_at
@@ -155,8 +153,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._drain()
         self.log.info("Worker exiting (pid: %s)", self.pid)
         logging.shutdown()
-        # Not by way of the interpreter's end, which joins threads that may be stuck (a download of the model, a
-        # request that nobody waits for any more) and takes torch apart under the model thread.
+        # Not by way of the interpreter's end, which joins threads that may be stuck (in a download of the model, say)
+        # and takes up to a second to clear torch away.
         os._exit(0)
 
     def accept(self, listener: socket.socket) -> None:
@@ -224,9 +222,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         last_call = time.monotonic() + _LAST_CALL_S
         while (left := last_call - time.monotonic()) > 0:
             self._turn(left)
+        self.worker_connections = 0  # accept no more
         for connection in [*self.pending_conns, *self.keepalived_conns]:
             self._close(connection)
-        self.worker_connections = 0  # accepts no more
         while (self._in_work or self.lingering_conns) and time.monotonic() < end:
             self._turn(0.1)
 

@@ -40,7 +40,8 @@ class HeldImages(BadServer):
 
 @pytest.fixture
 def images() -> Iterator[HeldImages]:
-    with HeldImages() as server:
+    server = HeldImages()
+    with server:
         yield server
         server.release()
 

@@ -181,17 +181,6 @@ def test_when_permits_are_taken_others_are_turned_away_at_once(strict_service: S
         assert (answer.status, json.loads(answer.read())["code"]) == (504, "deadline_exceeded")
 
 
-def test_a_draining_server_refuses_new_work_and_ends_well(start_service: Callable[..., Service]) -> None:
-    service = start_service().wait_until_ready()
-    with requests.Session() as kept_alive:
-        assert kept_alive.get(service.url + "/healthz", timeout=5).ok
-        service.process.terminate()
-        time.sleep(0.3)
-        response = kept_alive.post(service.url + "/local-caption", json={}, timeout=5)
-        assert_error(response, 503, "shutting_down")
-    assert service.stop() == 0
-
-
 class Breaking:
     """An engine with a bug."""
 
