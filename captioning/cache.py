@@ -42,13 +42,16 @@ class Store(Protocol):
         """Keep a caption, if it can."""
 
 
+# What a flight ends with: a caption, a failure of all who wait for it, or None, which means: try it yourselves.
+Outcome = Known | Exception | None
+
+
 class Flight:
     """The duty to make one caption, for all who want it meanwhile; it ends with its ``with`` block, well or not."""
 
     def __init__(self, cache: CaptionCache, key: str) -> None:
         self.key = key
-        # What those who wait get: a caption, a failure that is theirs too, or None, which means: try it yourselves.
-        self.outcome: Future[Known | Exception | None] = Future()
+        self.outcome: Future[Outcome] = Future()
         self._cache = cache
 
     def land(self, caption: str) -> None:
@@ -62,16 +65,6 @@ class Flight:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._cache._end(self, _everyones(error))
-
-    def wait(self, deadline: Deadline) -> Known | None:
-        """Wait for the end of another request's flight; None: try it yourself."""
-        try:
-            outcome = self.outcome.result(timeout=deadline.remaining())
-        except TimeoutError as error:
-            raise DeadlineExceeded(detail="waited for another request's caption of the same picture") from error
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
 
 
 class CaptionCache:
@@ -100,10 +93,11 @@ class CaptionCache:
             with self._lock:
                 if (caption := self._remembered(key)) is not None:
                     return Known(caption, hit=True)
-                if (other := self._flights.get(key)) is None:
+                if key not in self._flights:
                     mine = self._flights[key] = Flight(self, key)
                     break
-            if (known := other.wait(deadline)) is not None:
+                others = self._flights[key].outcome
+            if (known := _wait_for(others, deadline)) is not None:
                 return known
         with ExitStack() as flying:
             flying.enter_context(mine)
@@ -119,7 +113,7 @@ class CaptionCache:
         if self._shared is not None:
             self._shared.put(flight.key, Kept(caption, self._ttl_s))
 
-    def _end(self, flight: Flight, outcome: Known | Exception | None, seconds: float = 0) -> None:
+    def _end(self, flight: Flight, outcome: Outcome, seconds: float = 0) -> None:
         """End the flight, unless it has ended; whoever comes next finds the caption or begins anew."""
         with self._lock:
             if self._flights.get(flight.key) is not flight:
@@ -128,6 +122,8 @@ class CaptionCache:
             if isinstance(outcome, Known):
                 self._remember(flight.key, outcome.caption, seconds)
         flight.outcome.set_result(outcome)
+        # A failure leads, by its traceback, to frames that hold this flight and the picture: no circle must keep them.
+        del flight.outcome
 
     def _remembered(self, key: str) -> str | None:
         caption, until = self._entries.get(key, (None, 0.0))
@@ -142,6 +138,19 @@ class CaptionCache:
         self._entries.move_to_end(key)
         while len(self._entries) > self._max_entries:
             self._entries.popitem(last=False)
+
+
+def _wait_for(flight: Future[Outcome], deadline: Deadline) -> Known | None:
+    try:
+        outcome = flight.result(timeout=deadline.remaining())
+    except TimeoutError as error:
+        raise DeadlineExceeded(detail="waited for another request's caption of the same picture") from error
+    if not isinstance(outcome, Exception):
+        return outcome
+    try:
+        raise outcome
+    finally:
+        del outcome, flight  # the same circle
 
 
 def _everyones(error: BaseException | None) -> Exception | None:

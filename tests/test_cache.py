@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
 import shutil
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -204,6 +206,36 @@ def test_a_flight_that_ended_does_not_end_the_next_one() -> None:
     with second, waiting(cache, "a", 2, never) as answers:
         second.land("second")
         assert {answer.result(30).caption for answer in answers} == {"second"}
+
+
+def test_a_failure_does_not_keep_the_picture_in_memory() -> None:
+    """Not even until the garbage collector comes: pictures are megabytes, and failures can be many."""
+
+    class Picture:
+        pass
+
+    kept: list[weakref.ref[Picture]] = []
+    all_ask = threading.Barrier(4)
+
+    def one(_: int) -> None:
+        picture = Picture()
+        kept.append(weakref.ref(picture))
+
+        def make() -> str:
+            raise CorruptImage(detail=repr(picture))
+
+        all_ask.wait(30)
+        with suppress(CorruptImage):
+            ask(cache, "a", make)
+
+    cache = make_cache()
+    gc.disable()
+    try:
+        with ThreadPoolExecutor(4) as callers:
+            list(callers.map(one, range(40)))
+        assert [picture() for picture in kept] == [None] * 40
+    finally:
+        gc.enable()
 
 
 def test_nothing_is_mixed_up_or_left_behind_when_much_fails() -> None:

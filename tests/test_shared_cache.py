@@ -161,7 +161,7 @@ def test_tls_is_spoken_and_its_certificate_checked(
 
 
 def entry(**changes: object) -> str:
-    return json.dumps({"key": "a", "caption": "foreign", "expires_at": time.time() + 60, **changes})
+    return json.dumps({"key": "a", "caption": "foreign", "expires_at": time.time() + 86_400, **changes})
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_a_server_that_talks_nonsense_costs_milliseconds_and_one_warning(
     with BadServer(NONSENSE[nonsense]) as server, memory_stays_small():
         cache = SharedCache(f"redis://127.0.0.1:{server.port}")
         waited = []
-        end = time.monotonic() + 1.5
+        end = time.monotonic() + 1
         while time.monotonic() < end:
             started = time.perf_counter()
             assert cache.get("a") is None
