@@ -177,7 +177,8 @@ def test_the_empty_page_says_who_answers_and_what_to_do(open_service: Service, o
               - listitem:
                 - button "a cat above a pear on a brown background"
         - contentinfo:
-          - region "The same with curl":
+          - region "The same with curl, or from a program: the API":
+            - link "the API"
             - button "Copy"
         """
     )
