@@ -177,9 +177,10 @@ def test_the_empty_page_says_who_answers_and_what_to_do(open_service: Service, o
               - listitem:
                 - button "a cat above a pear on a brown background"
         - contentinfo:
-          - region "The same with curl, or from a program: the API":
-            - link "the API"
+          - region "The same with curl":
             - button "Copy"
+            - paragraph:
+              - link "The whole API"
         """
     )
     assert page.locator("#samples").get_by_role("button").count() == 12
