@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import json
 import socket
 import struct
 import time
@@ -115,8 +115,9 @@ def test_a_lowered_time_ends_a_request_on_the_real_service(one_by_one: Service) 
 def uploads(service: Service, name: str, count: int) -> Iterator[list[socket.socket]]:
     clients = [socket.create_connection(("127.0.0.1", service.port), timeout=60) for _ in range(count)]
     try:
-        for client in clients:
-            client.sendall(UPLOAD % (name.encode(), len(PICTURE)) + PICTURE)
+        for number, client in enumerate(clients):
+            picture = PICTURE + f"{name} {number}".encode()  # what follows its end makes another picture of it
+            client.sendall(UPLOAD % (name.encode(), len(picture)) + picture)
         yield clients
     finally:
         for client in clients:
@@ -131,13 +132,14 @@ def test_the_model_captions_nothing_for_clients_that_hung_up_in_the_queue(one_by
         for client in staying[1:]:
             assert client.recv(100).startswith(b"HTTP/1.1 200")
     end = time.monotonic() + 60
-    lines: list[str] = []
-    while len(lines) < 40:
+    requests: list[dict[str, Any]] = []
+    while len(requests) < 40:
         assert time.monotonic() < end
-        lines = re.findall(r"(?:stays|leaves) POST .*", one_by_one.log.read_text())
         time.sleep(0.1)
-    dropped = [line for line in lines if "the client has gone" in line]
-    assert len([line for line in lines if "generate;" in line]) == 40 - len(dropped)
+        events = [json.loads(line) for line in one_by_one.log.read_text().splitlines(keepends=True) if line[-1] == "\n"]
+        requests = [event for event in events if event.get("request_id") in ("stays", "leaves")]
+    dropped = [request for request in requests if "the client has gone" in request.get("detail", "")]
+    assert len([request for request in requests if "generate_ms" in request]) == 40 - len(dropped)
     assert len(dropped) >= 10
-    assert any("decode;" in line for line in dropped), "none was dropped from the queue"
-    assert all(line.startswith("leaves") and "504 deadline_exceeded" in line for line in dropped)
+    assert any("decode_ms" in request for request in dropped), "none was dropped from the queue"
+    assert {(request["request_id"], request["code"]) for request in dropped} == {("leaves", "deadline_exceeded")}

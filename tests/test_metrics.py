@@ -91,7 +91,7 @@ def pair(start_service: Callable[..., Service]) -> Service:
 def test_counts_add_up_over_workers(pair: Service) -> None:
     before = scrape(pair)
     with ThreadPoolExecutor(8) as callers:
-        answers = list(callers.map(lambda _: pair.upload(PICTURE), range(40)))
+        answers = list(callers.map(lambda number: pair.upload(PICTURE + bytes([number])), range(40)))
     for number in range(5):
         pair.post(data=b"{", headers={"Content-Type": "application/json", "X-Request-Id": f"bad-{number}"})
     after = scrape(pair)
@@ -154,7 +154,7 @@ def test_no_label_grows_with_what_strangers_send(pair: Service) -> None:
     assert series() == known
     seen = scrape(pair)
     assert seen.labels("requests_total", "method") <= {"GET", "POST", "OPTIONS", "other"}
-    rules = {"/local-caption", "/healthz", "/readyz", "/metrics", "unmatched"}
+    rules = {"/", "/local-caption", "/local-captions", "/healthz", "/readyz", "/metrics", "unmatched"}
     assert seen.labels("requests_total", "route") <= rules
     assert not re.search(r"7[12]\d\d|example|invalid/", " ".join(str(key) for key in known))
 

@@ -44,10 +44,10 @@ class Slow:
 
 @pytest.fixture
 def copies(tmp_path: Path) -> list[str]:
-    """Forty files."""
+    """Forty pictures, made different by a byte after their end."""
     paths = [tmp_path / f"{number:02}.jpg" for number in range(40)]
     for number, path in enumerate(paths):
-        path.write_bytes(SAMPLES[number % len(SAMPLES)].read_bytes())
+        path.write_bytes(SAMPLES[number % len(SAMPLES)].read_bytes() + bytes([number]))
     return [str(path) for path in paths]
 
 
