@@ -108,6 +108,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._in_work: set[Connection] = set()
         self._accepted: set[Connection] = set()
         self._thread = threading.local()
+        self._interrupted = False
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -141,8 +142,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         """Drain on SIGINT and SIGQUIT as on SIGTERM; a second Ctrl-C ends it at once."""
-        if sig == signal.SIGINT and not self.alive:
-            os._exit(0)
+        if sig == signal.SIGINT:
+            if self._interrupted:
+                os._exit(0)
+            self._interrupted = True
         self.handle_exit(sig, frame)
 
     def run(self) -> None:

@@ -101,6 +101,20 @@ def test_a_stop_finishes_what_was_accepted_and_refuses_the_rest(
     assert "Traceback" not in service.log.read_text()
 
 
+def test_a_second_interrupt_ends_it_at_once(
+    start_service: Start, images: HeldImages, callers: ThreadPoolExecutor
+) -> None:
+    service = start_service(**FETCHING).wait_until_ready()
+    (held,) = hold_requests(service, images, callers, 1)
+    worker = service.worker_pids()[0]
+    for _ in range(2):
+        os.kill(service.process.pid, signal.SIGINT)
+        os.kill(worker, signal.SIGINT)
+        time.sleep(1)
+    assert service.process.wait(timeout=20) == 0
+    assert isinstance(held.exception(20), requests.ConnectionError)
+
+
 def test_an_idle_service_stops_without_waiting_for_anybody(start_service: Start) -> None:
     """Neither kept-alive connections, nor half a request, nor a model that is still loading holds it."""
     service = start_service()
