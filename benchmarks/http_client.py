@@ -41,11 +41,15 @@ class Client:
     async def _send(self, request: bytes) -> Answer:
         while self._idle:
             reader, writer = self._idle.pop()
-            if not reader.at_eof():
-                break
-            writer.close()
-        else:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            try:
+                return await self._exchange(request, reader, writer)
+            except (ConnectionError, asyncio.IncompleteReadError) as error:
+                if getattr(error, "partial", b""):
+                    raise
+                # A kept-alive connection may end at any time; only then is it right to ask again.
+        return await self._exchange(request, *await asyncio.open_connection("127.0.0.1", self._port))
+
+    async def _exchange(self, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Answer:
         keep = False
         try:
             writer.write(request)

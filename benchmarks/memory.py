@@ -186,6 +186,7 @@ def run_worst_case(int8: Path) -> dict[str, dict[str, str]]:
                     "s, until the last": f"{took:.1f}",
                     "anonymous at most, MiB": f"{max(anonymous):.0f}",
                 }
+                print(f"{name}: {results[f'{len(contents)} x {name}']}", file=sys.stderr, flush=True)
                 if server.worker != worker or cgroup.figures()["killed"]:
                     raise SystemExit(f"{name} ended the worker:\n{log.read_text()}")
     return results

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import random
 import sys
@@ -32,6 +33,7 @@ from benchmarks.pictures import encoded, photo, picture
 from benchmarks.server import ROOT, Server, gunicorn, memory
 
 ROUND = 50
+AT_ONCE = (16, 4, 1, 8, 2)  # requests under way, round by round
 MIB = 2**20
 
 SETTINGS = {
@@ -136,9 +138,9 @@ async def soak(server: Server, mixture: Mixture, requests: int) -> tuple[list[Sa
     images = f"http://127.0.0.1:{served.sockets[0].getsockname()[1]}"
     answers: Counter[str] = Counter()
     samples = [sample(worker, 0)]
-    chance = random.Random(2)
+    at_once = itertools.cycle(AT_ONCE)
     for number in tqdm(range(requests // ROUND), unit=f"{ROUND} requests", disable=None):
-        turn = asyncio.Semaphore(chance.choice([1, 2, 4, 8, 16]))
+        turn = asyncio.Semaphore(next(at_once))
 
         async def ask(asked: Asked, turn: asyncio.Semaphore = turn) -> None:
             async with turn:
