@@ -105,7 +105,7 @@ def test_the_architecture_names_every_module() -> None:
     named = set(re.findall(r"`(\w+)\.py`", (ROOT / "docs" / "architecture.md").read_text()))
     modules = {module.stem for module in (ROOT / "captioning").glob("[!_]*.py")}
     assert modules <= named
-    assert named <= modules | {module.stem for module in ROOT.glob("*.py")} | {"gunicorn.conf"}
+    assert named <= modules | {module.stem for module in ROOT.glob("*.py")}
 
 
 def is_external(link: str) -> bool:
