@@ -10,7 +10,7 @@ from conftest import ROOT, Service
 
 from captioning.openapi import describe_api, error_classes
 
-README = (ROOT / "README.md").read_text()
+API = (ROOT / "docs" / "api.md").read_text()
 
 
 def test_schemathesis_finds_no_answer_that_is_not_described(service: Service) -> None:
@@ -29,8 +29,8 @@ def test_schemathesis_finds_no_answer_that_is_not_described(service: Service) ->
     assert service.get("/readyz").status_code == 200
 
 
-def test_every_code_of_the_readme_is_described_with_its_sentence() -> None:
-    rows = "\n".join(re.findall(r"^\| \d{3}[^|]*\|([^|]*)\|", README, re.MULTILINE))
+def test_every_code_of_the_table_is_described_with_its_sentence() -> None:
+    rows = "\n".join(re.findall(r"^\| \d{3}[^|]*\|([^|]*)\|", API, re.MULTILINE))
     answers = describe_api(keys_needed=True)["paths"]["/local-caption"]["post"]["responses"]
     described = {
         code: (int(status), example["value"]["error"])
