@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from captioning.settings import EngineName
+
 
 class _Answer(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
@@ -61,4 +63,4 @@ class ReadinessAnswer(_Answer):
     status: Literal["loading", "ready", "failed", "draining"]
     model: str = Field(description="hub name or folder")
     revision: str | None = Field(description="commit of a hub model")
-    engine: Literal["torch", "int8"]
+    engine: EngineName

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from flask import Blueprint, Response, jsonify
 
 from captioning.answers import HealthAnswer, ReadinessAnswer
 from captioning.pipeline import Model
+from captioning.settings import EngineName
 
 
-def health_routes(model: Model, *, name: str, revision: str | None, engine: Literal["torch", "int8"]) -> Blueprint:
+def health_routes(model: Model, *, name: str, revision: str | None, engine: EngineName) -> Blueprint:
     """Make the routes for liveness and readiness."""
     routes = Blueprint("health", __name__)
 

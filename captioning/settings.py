@@ -17,6 +17,8 @@ BLIP_BASE_REVISION = "82a37760796d32b1411fe092ab5d4e227313294b"
 
 MIB = 1024 * 1024
 
+EngineName = Literal["torch", "int8"]
+
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?")  # RFC 6454, section 6.2
 
 
@@ -31,7 +33,7 @@ class Settings(BaseSettings):
 
     model_id: str = Field(BLIP_BASE, description="hub name or folder of the BLIP model")
     model_revision: str | None = Field(None, description="commit, tag or branch of a hub model; BLIP-base is pinned")
-    engine: Literal["torch", "int8"] = Field("torch", description="what runs the model; int8 serves an export")
+    engine: EngineName = Field("torch", description="what runs the model; int8 serves an export")
     num_threads: int = Field(0, ge=0, le=256, description="threads of the model; 0: the container's CPUs, shared out")
     web_concurrency: int = Field(1, ge=1, le=64, description="gunicorn workers; each loads its own model")
     port: int = Field(8000, ge=0, le=65535, description="port that gunicorn listens on")
