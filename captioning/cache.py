@@ -13,7 +13,6 @@ from typing import Protocol
 
 from captioning.deadline import Deadline
 from captioning.errors import CaptioningError, DeadlineExceeded, UnusableImage
-from captioning.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -161,13 +160,3 @@ def _everyones(error: BaseException | None) -> Exception | None:
     """
     own = isinstance(error, CaptioningError) and not isinstance(error, UnusableImage)
     return error if isinstance(error, Exception) and not own else None
-
-
-def make_cache(settings: Settings) -> CaptionCache:
-    """Make the cache that the settings ask for."""
-    shared = None
-    if settings.cache_url:
-        from captioning.shared_cache import SharedCache  # redis takes 8 MB of memory, which few need
-
-        shared = SharedCache(settings.cache_url)
-    return CaptionCache(max_entries=settings.cache_max_entries, ttl_s=settings.cache_ttl_s, shared=shared)

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from captioning.admission import Admission, MemoryBudget, MemoryHold
 from captioning.batcher import Captioned, Engine, GenerationOptions, Pixels
-from captioning.cache import CaptionCache, Known, make_cache
+from captioning.cache import CaptionCache, Known
 from captioning.caption_key import caption_key
 from captioning.deadline import Deadline
 from captioning.decoder import open_image
@@ -158,9 +158,18 @@ def make_pipeline(settings: Settings, model: Model) -> Pipeline:
     )
     return Pipeline(
         fetcher,
-        make_cache(settings),
+        _make_cache(settings),
         model,
         downloads=Admission(settings.max_concurrent_downloads),
         decoding=MemoryBudget(settings.decode_memory_bytes),
         max_image_pixels=settings.max_image_pixels,
     )
+
+
+def _make_cache(settings: Settings) -> CaptionCache:
+    shared = None
+    if settings.cache_url:
+        from captioning.shared_cache import SharedCache  # redis takes 8 MB of memory, which few need
+
+        shared = SharedCache(settings.cache_url)
+    return CaptionCache(max_entries=settings.cache_max_entries, ttl_s=settings.cache_ttl_s, shared=shared)
