@@ -16,7 +16,7 @@ except SettingsError as error:
     sys.exit(str(error))
 
 # Before any thread is there; the workers inherit it.
-give_memory_back(os.environ)
+give_memory_back(os.environ, blocks=_settings.engine == "int8")
 
 bind = f"0.0.0.0:{_settings.port}"
 workers = _settings.web_concurrency

@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--tokens", type=int, default=10)
     args = parser.parse_args()
-    give_memory_back(os.environ)  # as the service does
+    give_memory_back(os.environ, blocks=False)  # as the service does for torch; the int8 engine keeps its blocks itself
     threads = available_cpus()
     engines: dict[str, Engine] = {
         "torch": TorchEngine(args.model, num_threads=threads),
