@@ -205,8 +205,15 @@ def arrivals(per_second: float, seconds: float, chance: random.Random) -> Iterat
 
 
 def rate(moments: list[float], start: float, end: float) -> float:
-    """Return how many of the moments a second lie between ``start`` and ``end``."""
-    return sum(start <= moment < end for moment in moments) / (end - start)
+    """Return how many of the moments there are a second, from the first after ``start`` to the first after ``end``.
+
+    Captions come in batches: between two moments at which one came, no batch is counted by half.
+    """
+    later = sorted(moment for moment in moments if moment >= start)
+    if not later or later[0] >= end:
+        return 0.0
+    last = next((moment for moment in later if moment >= end), end)
+    return sum(moment < last for moment in later) / (last - later[0])
 
 
 def percentile(values: list[float], percent: int) -> float:
