@@ -1,7 +1,9 @@
 """Let the service caption thousands of mixed pictures, and see whether its memory grows.
 
-    python benchmarks/soak.py --quick                              # the embedded model, 300 requests
-    python benchmarks/soak.py --engine int8 --model build/blip-base-int8 --plot docs/memory.png
+    make bench-soak    # with a full-size BLIP-base of random weights, made and exported first
+
+    python benchmarks/soak.py --engine torch --model models/blip-emoji --out build/soak-torch.json
+    python benchmarks/soak.py --model build/blip-emoji-int8 --out build/soak-int8.json --plot docs/memory.png
 
 Requests differ in everything that shapes memory: the picture's format and size (up to 12 megapixels), whether it is
 uploaded or fetched, the prompt, the length and the beams, how many are under way at once (1 to 16); one in six is an
@@ -219,7 +221,8 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps([vars(taken) for taken in samples], indent=1) + "\n")
     if args.plot:
-        plot({f"ENGINE={args.engine}": samples}, args.plot)
+        runs = {file.stem: json.loads(file.read_text()) for file in sorted(args.out.parent.glob("soak*.json"))}
+        plot({name: [Sample(**taken) for taken in run] for name, run in runs.items()}, args.plot)
     if grown > args.bound or any(" " in answer for answer in answers):
         sys.exit("Memory grew too far, or answers were not as expected.")
 
