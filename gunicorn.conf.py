@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from captioning.allocator import give_memory_back
+from captioning.allocator import BLOCK_BYTES, give_memory_back
 from captioning.metrics_folder import forget_worker, make_metrics_folder
 from captioning.settings import SettingsError, load_settings
 
@@ -16,7 +16,7 @@ except SettingsError as error:
     sys.exit(str(error))
 
 # Before any thread is there; the workers inherit it.
-give_memory_back(os.environ, blocks=_settings.engine == "int8")
+give_memory_back(os.environ, block_bytes=BLOCK_BYTES[_settings.engine])
 
 bind = f"0.0.0.0:{_settings.port}"
 workers = _settings.web_concurrency

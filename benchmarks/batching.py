@@ -21,7 +21,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.server import ROOT, forget_peak, memory
-from captioning.allocator import give_memory_back
+from captioning.allocator import BLOCK_BYTES, give_memory_back
 from captioning.batcher import Engine, GenerationOptions
 from captioning.cpus import available_cpus
 from captioning.int8_engine import Int8Engine
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--tokens", type=int, default=10)
     args = parser.parse_args()
-    give_memory_back(os.environ, blocks=False)  # as the service does for torch; the int8 engine keeps its blocks itself
+    give_memory_back(os.environ, block_bytes=BLOCK_BYTES["torch"])  # the int8 engine keeps its blocks itself
     threads = available_cpus()
     engines: dict[str, Engine] = {
         "torch": TorchEngine(args.model, num_threads=threads),

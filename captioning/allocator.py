@@ -3,8 +3,6 @@
 - By default it keeps heaps for up to eight threads a CPU, and what pictures took in one is of no use to the others.
 - By default, after a block of megabytes was freed, it takes blocks of that size out of a heap, where they leave holes,
   and no longer from the kernel one by one. A threshold that is set stays, even at the value from which it would grow.
-  But torch asks for the same large blocks for every picture: mapped one by one, they cost 260,000 page faults a caption
-  of BLIP-base and a fifth of its time, and are needed again at once. So this is for engines that keep their own blocks.
 
 Variables such as MALLOC_ARENA_MAX do the same, but only where the start command has them.
 Source: mallopt(3), on environment variables and on the dynamic threshold.
@@ -15,23 +13,34 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping
 
+from captioning.settings import MIB, EngineName
+
+BLOCK_BYTES: dict[EngineName, int] = {"int8": 128 * 1024, "torch": 12 * MIB}
+"""From which size on blocks come from the kernel, one by one.
+
+The int8 engine keeps its own blocks, so that this can be glibc's first threshold. Torch asks for the same blocks for
+every picture, most of them of 7 MB in BLIP-base: mapped anew, they cost a fifth of a caption's time. Pillow's are of
+16 MiB, and are what leaves the holes.
+"""
+
 # From malloc.h.
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
-
-_FEW_HEAPS = {"MALLOC_ARENA_MAX": (_M_ARENA_MAX, 2)}
-_BLOCKS_ONE_BY_ONE = {"MALLOC_MMAP_THRESHOLD_": (_M_MMAP_THRESHOLD, 128 * 1024)}
+_MAX_HEAPS = 2
 
 
-def give_memory_back(environment: Mapping[str, str], *, blocks: bool) -> bool:
+def give_memory_back(environment: Mapping[str, str], *, block_bytes: int) -> bool:
     """Set what ``environment`` leaves open; tell whether the allocator is glibc's: no other one takes these options.
 
-    ``blocks`` says whether large blocks shall come from the kernel one by one, too. Call it before threads start, or in
-    a process that forks the one where they do.
+    Call it before threads start, or in a process that forks the one where they do.
     """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):
         return False
-    for variable, (parameter, value) in (_FEW_HEAPS | (_BLOCKS_ONE_BY_ONE if blocks else {})).items():
+    options = {
+        "MALLOC_ARENA_MAX": (_M_ARENA_MAX, _MAX_HEAPS),
+        "MALLOC_MMAP_THRESHOLD_": (_M_MMAP_THRESHOLD, block_bytes),
+    }
+    for variable, (parameter, value) in options.items():
         if variable not in environment:
             libc.mallopt(parameter, value)
     return True
