@@ -39,16 +39,16 @@ class CaptionsAnswer(_Answer):
     outputs: list[CaptionAnswer | PictureError]
 
 
-class CaptionLine(CaptionAnswer):
+class _Line(_Answer):
+    index: int = Field(description="place in imageUrls, from 0")
+
+
+class CaptionLine(CaptionAnswer, _Line):
     """Hold the caption of one picture of several, with its place in the request."""
 
-    index: int = Field(description="place in imageUrls, from 0")
 
-
-class PictureErrorLine(PictureError):
+class PictureErrorLine(PictureError, _Line):
     """Tell why one picture of several has no caption, with its place in the request."""
-
-    index: int = Field(description="place in imageUrls, from 0")
 
 
 class HealthAnswer(_Answer):

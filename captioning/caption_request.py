@@ -27,15 +27,14 @@ from captioning.errors import (
     UnsupportedContentType,
 )
 from captioning.fetcher import check_url
+from captioning.settings import MAX_NEW_TOKENS_LIMIT, NUM_BEAMS_LIMIT
 
 # What a stranger packs into few bytes and Python unpacks into many is bounded before it is parsed.
 # A body of 15 MB that is nothing but "[]," would become 300 MB of Python objects; real ones hold a few fields.
 _MAX_JSON_ELEMENTS = 10_000
 _MAX_FORM_PARTS = 20
 _MAX_ESCAPES = 20_000  # each percent-escape costs 230 bytes while it is undone
-
-
-MAX_IMAGE_URLS = 64
+_MAX_IMAGE_URLS = 64
 
 
 class Options(BaseModel):
@@ -45,9 +44,12 @@ class Options(BaseModel):
 
     prompt: str | None = Field(None, max_length=500, description="text that the caption continues")
     max_new_tokens: int | None = Field(
-        None, ge=1, le=100, description="longest continuation in tokens, less where the model has less room"
+        None,
+        ge=1,
+        le=MAX_NEW_TOKENS_LIMIT,
+        description="longest continuation in tokens, less where the model has less room",
     )
-    num_beams: int | None = Field(None, ge=1, le=5, description="beams to search; 1 is greedy")
+    num_beams: int | None = Field(None, ge=1, le=NUM_BEAMS_LIMIT, description="beams to search; 1 is greedy")
 
     def over(self, defaults: GenerationOptions) -> GenerationOptions:
         """Return the defaults with what was given in their place."""
@@ -65,7 +67,7 @@ class PicturesFields(Options):
     """Check a body that names several pictures."""
 
     image_urls: list[str] = Field(
-        min_length=1, max_length=MAX_IMAGE_URLS, description="http:, https: or data: URLs, captioned each for itself"
+        min_length=1, max_length=_MAX_IMAGE_URLS, description="http:, https: or data: URLs, captioned each for itself"
     )
 
 

@@ -12,11 +12,12 @@ from contextlib import ExitStack
 
 from flask import Blueprint, Response, g, jsonify, request
 
-from captioning.admission import Admission, MemoryBudget
-from captioning.answers import CaptionAnswer, PictureError
+from captioning.admission import Admission, MemoryBudget, MemoryHold
+from captioning.answers import CaptionAnswer, CaptionLine, CaptionsAnswer, PictureError, PictureErrorLine
 from captioning.batcher import GenerationOptions
 from captioning.bulk import each_as_admitted
 from captioning.caption_request import parse_caption_request, parse_captions_request, source_of
+from captioning.deadline import Deadline
 from captioning.error_answers import as_captioning_error
 from captioning.errors import ShuttingDown, Unauthorized
 from captioning.pipeline import Model, Pipeline
@@ -35,10 +36,7 @@ def caption_routes(
     admission: Admission,
     on_picture: Callable[[Trace], None],
 ) -> Blueprint:
-    """Make the routes that answer pictures with captions.
-
-    ``on_picture`` is told of each picture of a bulk request; that of a single one is left in ``g.trace``.
-    """
+    """Make the routes that answer pictures with captions; ``on_picture`` is told of each, captioned or not."""
     routes = Blueprint("captions", __name__)
     encoded = MemoryBudget(settings.encoded_memory_bytes)
     defaults = GenerationOptions(max_new_tokens=settings.max_new_tokens, num_beams=settings.num_beams)
@@ -52,8 +50,8 @@ def caption_routes(
             body = read_body(request, max_bytes=settings.max_body_bytes, deadline=deadline, memory=memory)
             asked = parse_caption_request(request, body, defaults, max_image_bytes=settings.max_image_bytes)
             g.trace = Trace()
-            caption = pipeline.caption(asked.source, asked.options, deadline=deadline, memory=memory, trace=g.trace)
-        return jsonify(CaptionAnswer(output=caption).model_dump())
+            output = caption(asked.source, asked.options, deadline, memory, g.trace)
+        return jsonify(CaptionAnswer(output=output).model_dump())
 
     @routes.post("/local-captions")
     def local_captions() -> Response:
@@ -67,24 +65,29 @@ def caption_routes(
             body = read_body(request, max_bytes=settings.max_body_bytes, deadline=deadline, memory=memory)
             asked = parse_captions_request(request, body, defaults)
 
-            def caption(url: str) -> str:
+            def caption_one(url: str) -> str:
                 check_open()
                 deadline = caller.within(settings.request_timeout_s)
                 source = source_of(url, settings.max_image_bytes)
-                trace = Trace()
-                try:
-                    with encoded.hold(deadline) as memory:
-                        return pipeline.caption(source, asked.options, deadline=deadline, memory=memory, trace=trace)
-                finally:
-                    on_picture(trace)
+                with encoded.hold(deadline) as memory:
+                    return caption(source, asked.options, deadline, memory, Trace())
 
-            done = each_as_admitted(asked.image_urls, caption, admission=admission, at_once=settings.bulk_at_once)
+            done = each_as_admitted(asked.image_urls, caption_one, admission=admission, at_once=settings.bulk_at_once)
             if "application/x-ndjson" in request.accept_mimetypes.values():
                 response = Response(_lines(done, g.request_id), mimetype="application/x-ndjson")
                 response.call_on_close(held.pop_all().close)
                 return response
             outputs = {index: _answer(index, future, g.request_id) for index, future in done}
-        return jsonify(outputs=[outputs[index] for index in range(len(outputs))])
+        in_order = CaptionsAnswer(outputs=[outputs[index] for index in range(len(outputs))])
+        return jsonify(in_order.model_dump())
+
+    def caption(
+        source: str | bytes, options: GenerationOptions, deadline: Deadline, memory: MemoryHold, trace: Trace
+    ) -> str:
+        try:
+            return pipeline.caption(source, options, deadline=deadline, memory=memory, trace=trace)
+        finally:
+            on_picture(trace)
 
     def check_open() -> None:
         model.start()
@@ -96,20 +99,22 @@ def caption_routes(
 
 def _lines(done: Iterator[tuple[int, Future[str]]], request_id: str) -> Iterator[str]:
     for index, future in done:
-        yield json.dumps({"index": index, **_answer(index, future, request_id)}) + "\n"
+        answer = _answer(index, future, request_id)
+        line = CaptionLine if isinstance(answer, CaptionAnswer) else PictureErrorLine
+        yield json.dumps(line(index=index, **answer.model_dump()).model_dump()) + "\n"
 
 
-def _answer(index: int, future: Future[str], request_id: str) -> dict[str, str]:
+def _answer(index: int, future: Future[str], request_id: str) -> CaptionAnswer | PictureError:
     error = future.exception()
     if error is None:
-        return CaptionAnswer(output=future.result()).model_dump()
+        return CaptionAnswer(output=future.result())
     known = as_captioning_error(error, request_id)
     log.info(
         "picture %d of a bulk request failed",
         index,
         extra={"request_id": request_id, "code": known.code, "error": known.message, "detail": known.detail},
     )
-    return PictureError(error=known.message, code=known.code).model_dump()
+    return PictureError(error=known.message, code=known.code)
 
 
 def _authorize(api_keys: frozenset[str]) -> None:

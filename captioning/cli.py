@@ -15,7 +15,7 @@ from captioning.batcher import Engine, GenerationOptions
 from captioning.errors import CaptioningError, InvalidParameter, ModelFailed
 from captioning.offline import OfflineRun
 from captioning.records import Csv, Form, Jsonl, Outcome, Plain, captioned_in, visible
-from captioning.settings import Settings
+from captioning.settings import BATCH_SIZE_LIMIT, MAX_NEW_TOKENS_LIMIT, NUM_BEAMS_LIMIT, Settings
 from captioning.sources import list_sources
 
 _SOME_FAILED = 1
@@ -56,27 +56,9 @@ def caption_command(settings: Settings, load: Callable[[Settings], Engine]) -> c
     @click.option("--output", "-o", metavar="FILE", help="Write the lines to a new FILE, each as soon as it is known.")
     @click.option("--resume", is_flag=True, help="Go on with FILE: leave out what it has captions for.")
     @click.option("--prompt", metavar="TEXT", default="", help="Text that the captions continue.")
-    @click.option(
-        "--max-new-tokens",
-        type=click.IntRange(1, 100),
-        default=settings.max_new_tokens,
-        show_default=True,
-        help="Longest caption in tokens.",
-    )
-    @click.option(
-        "--num-beams",
-        type=click.IntRange(1, 5),
-        default=settings.num_beams,
-        show_default=True,
-        help="Beams to search; 1 is greedy.",
-    )
-    @click.option(
-        "--batch-size",
-        type=click.IntRange(1, 64),
-        default=settings.batch_max_size,
-        show_default=True,
-        help="Most pictures in one call of the model.",
-    )
+    @_count("--max-new-tokens", MAX_NEW_TOKENS_LIMIT, settings.max_new_tokens, "Longest caption in tokens.")
+    @_count("--num-beams", NUM_BEAMS_LIMIT, settings.num_beams, "Beams to search; 1 is greedy.")
+    @_count("--batch-size", BATCH_SIZE_LIMIT, settings.batch_max_size, "Most pictures in one call of the model.")
     @click.option("--null", "-0", is_flag=True, help="Names on standard input end with a zero byte, as find -print0's.")
     @click.pass_context
     def caption(
@@ -106,6 +88,10 @@ def caption_command(settings: Settings, load: Callable[[Settings], Engine]) -> c
             context.exit(_run(left, run_settings, options, load, report, resumable=output is not None))
 
     return caption
+
+
+def _count(name: str, limit: int, default: int, meaning: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(name, type=click.IntRange(1, limit), default=default, show_default=True, help=meaning)
 
 
 def _run(

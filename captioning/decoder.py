@@ -83,7 +83,7 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 # Text is kept unpacked from opening on, outside of every budget; Pillow's 64 MiB would dwarf most pictures.
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20
 
-# libtiff prints what it dislikes: of a damaged fax, every line, 60,000 of them into the log for 300 kB.
+# libtiff prints what it dislikes: of a damaged fax every line, tens of thousands of them into the log.
 with suppress(AttributeError):  # a Pillow that was built without libtiff, or that hides its names
     ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 

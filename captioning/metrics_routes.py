@@ -23,8 +23,6 @@ def measure_requests(app: Flask, metrics: Metrics) -> None:
             code=error_code(),
             seconds=time.monotonic() - g.started,
         )
-        if trace := g.get("trace"):
-            metrics.observe_picture(trace)
         return response
 
 

@@ -18,16 +18,13 @@ from captioning.answers import (
     ReadinessAnswer,
 )
 from captioning.caption_request import Options, PictureFields, PicturesFields
-from captioning.errors import CaptioningError
+from captioning.errors import CaptioningError, InternalError, MethodNotAllowed, NotFound, Unauthorized
 
 _REF = "#/components/schemas/{model}"
 _ANSWERS: tuple[type[BaseModel], ...] = (
     CaptionAnswer, CaptionsAnswer, CaptionLine, PictureErrorLine, ErrorAnswer, HealthAnswer, ReadinessAnswer,
 )  # fmt: skip
 _REQUESTS: tuple[type[BaseModel], ...] = (PictureFields, PicturesFields)
-
-_OF_EVERY_ROUTE = {"internal_error"}
-_OF_NO_CAPTION = {"not_found", "method_not_allowed"} | _OF_EVERY_ROUTE
 
 Json = dict[str, Any]
 
@@ -41,11 +38,8 @@ class _WithoutTitles(GenerateJsonSchema):
 
 def describe_api(*, keys_needed: bool) -> Json:
     """Return the OpenAPI 3.1 document (https://spec.openapis.org/oas/v3.1.1.html)."""
-    errors = {error.code: error for error in error_classes()}
-    captioning = [error for code, error in errors.items() if code not in _OF_NO_CAPTION]
-    if not keys_needed:
-        captioning = [error for error in captioning if error.status != 401]
-    bugs = [errors["internal_error"]]
+    impossible = {NotFound, MethodNotAllowed} if keys_needed else {NotFound, MethodNotAllowed, Unauthorized}
+    errors = [error for error in error_classes() if error not in impossible]
     description: Json = {
         "openapi": "3.1.1",
         "info": {
@@ -55,18 +49,21 @@ def describe_api(*, keys_needed: bool) -> Json:
         },
         "servers": [{"url": "/"}],
         "paths": {
-            "/local-caption": {"post": _caption_operation([*captioning, *bugs])},
-            "/local-captions": {"post": _captions_operation([*captioning, *bugs])},
-            "/healthz": {"get": _health_operation(bugs)},
-            "/readyz": {"get": _readiness_operation(bugs)},
+            "/local-caption": {"post": _caption_operation(errors)},
+            "/local-captions": {"post": _captions_operation(errors)},
+            "/healthz": {"get": _health_operation()},
+            "/readyz": {"get": _readiness_operation()},
         },
         "components": {"schemas": _schemas()},
     }
+    # Refused before any route is found: see captioning.bad_http.
+    before = {
+        "414": _answer("the URL is too long", ErrorAnswer),
+        "431": _answer("the headers are too large", ErrorAnswer),
+    }
     for operations in description["paths"].values():
         for operation in operations.values():
-            # Refused before any route is found: see captioning.bad_http.
-            operation["responses"] |= {"414": _answer("the URL is too long", ErrorAnswer)}
-            operation["responses"] |= {"431": _answer("the headers are too large", ErrorAnswer)}
+            operation["responses"] |= before
     if keys_needed:
         description["components"]["securitySchemes"] = {"apiKey": {"type": "http", "scheme": "bearer"}}
         for path in ("/local-caption", "/local-captions"):
@@ -124,22 +121,22 @@ def _captions_operation(errors: list[type[CaptioningError]]) -> Json:
     }
 
 
-def _health_operation(errors: list[type[CaptioningError]]) -> Json:
+def _health_operation() -> Json:
     return {
         "operationId": "health",
         "summary": "Tell that the process serves",
-        "responses": {"200": _answer("It does.", HealthAnswer), **_error_answers(errors)},
+        "responses": {"200": _answer("It does.", HealthAnswer), **_error_answers([InternalError])},
     }
 
 
-def _readiness_operation(errors: list[type[CaptioningError]]) -> Json:
+def _readiness_operation() -> Json:
     return {
         "operationId": "readiness",
         "summary": "Tell whether the model is ready",
         "responses": {
             "200": _answer("The model has captioned its warm-up picture.", ReadinessAnswer),
             "503": _answer("Not yet, or no more.", ReadinessAnswer),
-            **_error_answers(errors),
+            **_error_answers([InternalError]),
         },
     }
 
@@ -181,7 +178,7 @@ def _schema(model: type[BaseModel]) -> Json:
 
 def _caption_headers() -> Json:
     return {
-        "Server-Timing": _header("fetch, decode, queue and generate, in ms (W3C Server Timing)"),
+        "Server-Timing": _header("fetch, cache, decode, queue and generate, in ms (W3C Server Timing)"),
         "X-Cache": _header("hit or miss"),
     }
 

@@ -17,6 +17,10 @@ BLIP_BASE_REVISION = "82a37760796d32b1411fe092ab5d4e227313294b"
 
 MIB = 1024 * 1024
 
+MAX_NEW_TOKENS_LIMIT = 100
+NUM_BEAMS_LIMIT = 5
+BATCH_SIZE_LIMIT = 64
+
 EngineName = Literal["torch", "int8"]
 
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?")  # RFC 6454, section 6.2
@@ -39,10 +43,10 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port that gunicorn listens on")
 
     max_new_tokens: int = Field(
-        20, ge=1, le=100, description="longest caption in tokens, when the request says nothing"
+        20, ge=1, le=MAX_NEW_TOKENS_LIMIT, description="longest caption in tokens, when the request says nothing"
     )
-    num_beams: int = Field(1, ge=1, le=5, description="beams, when the request says nothing; 1 is greedy")
-    batch_max_size: int = Field(4, ge=1, le=64, description="most pictures in one call of the model")
+    num_beams: int = Field(1, ge=1, le=NUM_BEAMS_LIMIT, description="beams, when the request says nothing; 1 is greedy")
+    batch_max_size: int = Field(4, ge=1, le=BATCH_SIZE_LIMIT, description="most pictures in one call of the model")
     max_concurrent_requests: int = Field(64, ge=1, le=1000, description="captions in the works at once; more get 429")
     request_timeout_s: float = Field(30.0, gt=0, le=600, description="from a request's arrival to its answer")
 
