@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/cli.py --model models/blip-emoji --int8 FOLDER    # what `make export` made of it
 
 The sample pictures, encoded anew into distinct files, go through all that the command does after loading the model;
-then the same engine captions the same pictures, already preprocessed, in full batches. Both take turns; the best time
-of each counts, as whatever else the machine does only adds to it.
+and the same engine captions the same pictures, already preprocessed, in full batches. Both take turns every few
+pictures, and who is first alternates too, so that whatever else the machine does meets both. Their sums are compared.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 from PIL import Image
@@ -44,7 +43,7 @@ def make_pictures(folder: Path, count: int) -> list[str]:
     return [str(path) for path in sorted(folder.iterdir())]
 
 
-def preprocessed(engine: Engine, sources: list[str], batch: int) -> list[Pixels]:
+def preprocessed(engine: Timed, sources: list[str], batch: int) -> list[Pixels]:
     """Return the model's input, float32 ``[B, 3, H, W]`` each."""
     size = max(engine.preprocessor.size)
     pixels = [engine.preprocessor(open_image(Path(path).read_bytes(), target_size=size).decode()) for path in sources]
@@ -67,29 +66,42 @@ class Timed:
         return generation
 
 
-def measure(settings: Settings, sources: list[str], rounds: int) -> tuple[float, float, float]:
+def run_command(engine: Timed, settings: Settings, options: GenerationOptions, sources: list[str]) -> float:
+    """Return the seconds that the command takes for these pictures."""
+    report = Report(io.BytesIO(), Jsonl(), total=len(sources), done=0)
+    started = time.perf_counter()
+    OfflineRun(engine, settings, options, report=report.add).run(sources)
+    took = time.perf_counter() - started
+    assert report.done == len(sources)
+    assert not report.failed
+    return took
+
+
+def run_model(engine: Timed, options: GenerationOptions, batches: list[Pixels]) -> float:
+    """Return the seconds that the model alone takes for these batches."""
+    started = time.perf_counter()
+    for batch in batches:
+        engine.caption(batch, options)
+    return time.perf_counter() - started
+
+
+def measure(settings: Settings, sources: list[str], turn: int, rounds: int) -> tuple[float, float, float]:
     """Return the pictures a second of the command and of its model alone, and the share of time the model worked."""
     engine = Timed(load_engine(settings))
     options = GenerationOptions(max_new_tokens=settings.max_new_tokens, num_beams=settings.num_beams)
-    batches = preprocessed(engine, sources, settings.batch_max_size)
-    command: list[float] = []
-    alone: list[float] = []
-    busy: list[float] = []
-    for _ in tqdm(range(rounds), desc=settings.engine, disable=None):
+    command = alone = busy = 0.0
+    turns = [sources[start : start + turn] for start in range(0, len(sources), turn)] * rounds
+    for number, pictures in enumerate(tqdm(turns, desc=settings.engine, unit="turn", disable=None)):
+        batches = preprocessed(engine, pictures, settings.batch_max_size)
+        if number % 2:
+            alone += run_model(engine, options, batches)
         engine.busy_s = 0.0
-        started = time.perf_counter()
-        report = Report(io.BytesIO(), Jsonl(), total=len(sources), done=0)
-        OfflineRun(engine, settings, options, report=report.add).run(sources)
-        command.append(time.perf_counter() - started)
-        busy.append(engine.busy_s / command[-1])
-        assert report.done == len(sources)
-        assert not report.failed
-
-        started = time.perf_counter()
-        for batch in batches:
-            engine.caption(batch, options)
-        alone.append(time.perf_counter() - started)
-    return len(sources) / min(command), len(sources) / min(alone), median(busy)
+        command += run_command(engine, settings, options, pictures)
+        busy += engine.busy_s
+        if not number % 2:
+            alone += run_model(engine, options, batches)
+    count = len(sources) * rounds
+    return count / command, count / alone, busy / command
 
 
 def main() -> None:
@@ -97,7 +109,8 @@ def main() -> None:
     parser.add_argument("--model", help="folder of a checkpoint, for the torch engine")
     parser.add_argument("--int8", help="folder of its export, for the int8 engine")
     parser.add_argument("--pictures", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--turn", type=int, default=40, help="pictures until the other's turn")
+    parser.add_argument("--rounds", type=int, default=3, help="times all pictures")
     args = parser.parse_args()
     os.chdir(ROOT)
     with tempfile.TemporaryDirectory() as folder:
@@ -106,8 +119,8 @@ def main() -> None:
         for engine, model in (("torch", args.model), ("int8", args.int8)):
             if model:
                 settings = Settings.model_validate({"engine": engine, "model_id": model})
-                command, alone, busy = measure(settings, sources, args.rounds)
-                print(f"| {engine} | {command:.1f} | {alone:.1f} | {command / alone:.0%} | {busy:.0%} |", flush=True)
+                command, alone, busy = measure(settings, sources, args.turn, args.rounds)
+                print(f"| {engine} | {command:.3g} | {alone:.3g} | {command / alone:.0%} | {busy:.0%} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from captioning.cache import CaptionCache, Known
 from captioning.caption_key import caption_key
 from captioning.deadline import Deadline
 from captioning.decoder import open_image
-from captioning.errors import DeadlineExceeded, TooManyPixels
+from captioning.errors import DeadlineExceeded, ImageFetchTimeout, TooManyPixels
 from captioning.fetcher import Fetcher
 from captioning.settings import Settings
 from captioning.trace import Trace
@@ -98,7 +98,7 @@ class Pipeline:
         if isinstance(source, str):
             trace.image_host = urlsplit(source).hostname
             with trace.stage("fetch"), self.downloads.permit(lambda: 1.0):
-                source = self._fetcher.fetch(source, timeout_s=deadline.remaining(), on_bytes=memory.grow)
+                source = self._fetch(source, deadline, memory)
         trace.image_bytes = len(source)
         trace.cache = "miss"
         with trace.stage("cache"):
@@ -120,6 +120,13 @@ class Pipeline:
         )
         trace.batch_size = captioned.batch_size
         return captioned.caption
+
+    def _fetch(self, url: str, deadline: Deadline, memory: MemoryHold) -> bytes:
+        try:
+            return self._fetcher.fetch(url, timeout_s=deadline.remaining(), on_bytes=memory.grow)
+        except ImageFetchTimeout:
+            deadline.check()  # which may be what the download ran into, however quick its server
+            raise
 
     def _decode(self, engine: Engine, data: bytes, deadline: Deadline, trace: Trace) -> Pixels:
         size = max(engine.preprocessor.size)

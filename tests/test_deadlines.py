@@ -105,7 +105,7 @@ def one_by_one(start_service: Callable[..., Service]) -> Service:
 def test_a_lowered_time_ends_a_request_on_the_real_service(one_by_one: Service) -> None:
     with BadServer(say_nothing) as silent:
         late = one_by_one.post(json={"imageUrl": silent.url("/a.png")}, headers={HEADER: "200"})
-    assert late.status_code == 504
+    assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
     malformed = one_by_one.post(json={"imageUrl": "https://example.com/"}, headers={HEADER: "soon"})
     assert (malformed.status_code, malformed.json()["code"]) == (400, "invalid_parameter")
     assert HEADER in malformed.json()["error"]
