@@ -60,6 +60,7 @@ Open = Callable[..., Page]
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     path = required_program("chromium")
+    expect.set_options(timeout=30_000)  # a busy machine is no bug
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser
