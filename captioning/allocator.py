@@ -15,12 +15,12 @@ from collections.abc import Mapping
 
 from captioning.settings import MIB, EngineName
 
-BLOCK_BYTES: dict[EngineName, int] = {"int8": 128 * 1024, "torch": 12 * MIB}
+BLOCK_BYTES: dict[EngineName, int] = {"int8": 128 * 1024, "torch": 31 * MIB // 2}
 """From which size on blocks come from the kernel, one by one.
 
 The int8 engine keeps its own blocks, so that this can be glibc's first threshold. Torch asks for the same blocks for
-every picture, most of them of 7 MB in BLIP-base: mapped anew, they cost a fifth of a caption's time. Pillow's are of
-16 MiB, and are what leaves the holes.
+every picture, the largest of 15.2 MiB (BLIP-base's attention scores): mapped anew, they cost a fifth of a caption's
+time. Those in which Pillow keeps large pictures are of 15.75 to 16 MiB, and are what leaves the holes.
 """
 
 # From malloc.h.
