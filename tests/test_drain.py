@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 from bad_servers import BadServer, Connection, http_answer
-from conftest import SAMPLES, Service
+from conftest import SAMPLES, Service, wait_until
 
 PICTURE = SAMPLES[0].read_bytes()
 FETCHING = {"FETCH_ALLOW_PRIVATE_ADDRESSES": "true", "FETCH_ALLOWED_PORTS": "*"}
@@ -50,13 +50,6 @@ def images() -> Iterator[HeldImages]:
 def callers() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(64) as pool:
         yield pool
-
-
-def wait_until(happens: Callable[[], bool], timeout_s: float = 60) -> None:
-    end = time.monotonic() + timeout_s
-    while not happens():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def hold_requests(service: Service, images: HeldImages, callers: ThreadPoolExecutor, count: int) -> list[Answer]:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import requests
 from bad_servers import BadServer, say_nothing
-from conftest import ROOT, SAMPLES, Service, free_port, required_program
+from conftest import ROOT, SAMPLES, Service, free_port, required_program, wait_until
 
 GATEWAY = ROOT / "examples" / "gateway"
 CAPACITY = 8
@@ -356,10 +356,3 @@ def test_a_gateway_that_is_stopped_answers_whom_it_let_in(
     assert gateway.process.wait(timeout=60) == 0
     half.close()
     idle.close()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)

@@ -16,7 +16,7 @@ from http.client import HTTPResponse
 from pathlib import Path
 
 import pytest
-from conftest import SAMPLES, Service
+from conftest import SAMPLES, Service, wait_until
 
 from captioning.gunicorn_worker import HEAD_TIMEOUT_S, MAX_HEAD_BYTES
 
@@ -120,12 +120,14 @@ def test_clients_that_do_not_hang_up_stop_nobody(small: Service) -> None:
 
 def test_bodies_that_never_come_hold_no_thread_once_they_are_refused(small: Service) -> None:
     """Four hold the permits; gunicorn would keep a thread for five seconds for each of the others."""
-    with clients(small, 4, UPLOAD), clients(small, 60, UPLOAD) as refused:
-        started = time.monotonic()
-        answers = [read_answers(client, 1) for client in refused]
-        assert small.get("/healthz").status_code == 200
-        assert time.monotonic() - started < 10
-    assert sum(b"429" in answer.splitlines()[0] for answer in answers) >= 56
+    with clients(small, 4, UPLOAD):
+        wait_until(lambda: "\ncaptioning_permits_in_use 4.0\n" in small.get("/metrics").text)
+        with clients(small, 60, UPLOAD) as refused:
+            started = time.monotonic()
+            answers = [read_answers(client, 1) for client in refused]
+            assert small.get("/healthz").status_code == 200
+            assert time.monotonic() - started < 10
+    assert all(b"429" in answer.splitlines()[0] for answer in answers)
 
 
 def test_headers_may_come_byte_by_byte(small: Service) -> None:

@@ -13,7 +13,6 @@ import re
 import shlex
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +21,7 @@ from urllib.parse import unquote
 
 import pytest
 from bad_servers import BadServer, Connection
-from conftest import EMOJI_MODEL, ROOT, SAMPLES, Service, required_program
+from conftest import EMOJI_MODEL, ROOT, SAMPLES, Service, required_program, wait_until
 from flask import Flask
 from PIL import Image
 from playwright.sync_api import (
@@ -610,10 +609,3 @@ class standing_still:
     def __exit__(self, *_: object) -> None:
         for pid in self.pids:
             os.kill(pid, signal.SIGCONT)
-
-
-def wait_until(true: Callable[[], bool], timeout_s: float = 60) -> None:
-    end = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
