@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from captioning.settings import MIB, EngineName
 
-BLOCK_BYTES: dict[EngineName, int] = {"int8": 128 * 1024, "torch": 31 * MIB // 2}
+BLOCK_BYTES: dict[EngineName, int] = {"int8": 128 * 1024, "torch": int(15.5 * MIB)}
 """From which size on blocks come from the kernel, one by one.
 
 The int8 engine keeps its own blocks, so that this can be glibc's first threshold. Torch asks for the same blocks for

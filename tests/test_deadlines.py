@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from bad_servers import BadServer, say_nothing
-from conftest import SAMPLES, Service
+from conftest import SAMPLES, Service, wait_until
 from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Request
 
@@ -89,9 +89,7 @@ def test_a_client_that_hung_up_has_gone(connection: tuple[socket.socket, socket.
     else:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", how == "reset", 0))
         client.close()
-    end = time.monotonic() + 10
-    while not deadline.abandoned():
-        assert time.monotonic() < end
+    wait_until(deadline.abandoned, timeout_s=10)
     with pytest.raises(DeadlineExceeded, match="the client has gone"):
         deadline.check()
 

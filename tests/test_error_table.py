@@ -15,7 +15,7 @@ from http.client import HTTPResponse
 import pytest
 import requests
 from bad_servers import BadServer, drip
-from conftest import SAMPLES, Service, free_port
+from conftest import SAMPLES, Service, free_port, wait_until
 from PIL import Image
 from werkzeug.serving import make_server
 
@@ -222,8 +222,9 @@ def make_captioner(load: Callable[[], Engine]) -> Captioner:
 def test_a_bug_is_logged_and_not_shown(serve_app: Callable[[Captioner], str], caplog: pytest.LogCaptureFixture) -> None:
     url = serve_app(make_captioner(Breaking))
     requests.post(url, data=PICTURE, headers={"Content-Type": "image/jpeg"}, timeout=5)  # starts the model
-    assert_eventually(
-        lambda: requests.post(url, data=PICTURE, headers={"Content-Type": "image/jpeg"}, timeout=5).status_code == 500
+    wait_until(
+        lambda: requests.post(url, data=PICTURE, headers={"Content-Type": "image/jpeg"}, timeout=5).status_code == 500,
+        timeout_s=10,
     )
     response = requests.post(url, data=PICTURE, headers={"Content-Type": "image/jpeg"}, timeout=5)
     assert_error(response, 500, "internal_error")
@@ -244,8 +245,9 @@ def test_a_model_that_loads_or_failed_says_so(serve_app: Callable[[Captioner], s
     assert_error(response, 503, "model_loading")
     assert int(response.headers["Retry-After"]) >= 1
     loading.set()
-    assert_eventually(
-        lambda: requests.post(url, json={"imageUrl": "data:,a"}, timeout=5).json()["code"] == "model_failed"
+    wait_until(
+        lambda: requests.post(url, json={"imageUrl": "data:,a"}, timeout=5).json()["code"] == "model_failed",
+        timeout_s=10,
     )
     assert_error(requests.post(url, json={"imageUrl": "data:,a"}, timeout=5), 503, "model_failed")
 
@@ -285,10 +287,3 @@ def slow_upload(service: Service) -> socket.socket:
         b"Content-Type: image/png\r\nContent-Length: 1000\r\n\r\nabc"
     )
     return connection
-
-
-def assert_eventually(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import yaml
 from bad_servers import BadServer, Connection
-from conftest import EMOJI_MODEL, ROOT, SAMPLES, Service
+from conftest import EMOJI_MODEL, ROOT, SAMPLES, Service, wait_until
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -233,10 +233,7 @@ def test_every_alert_says_why_and_what_to_do() -> None:
 def test_the_folder_goes_with_the_master(start_service: Callable[..., Service]) -> None:
     service = start_service(MODEL_ID=str(EMOJI_MODEL))
     pattern = f"captioning-metrics-{service.process.pid}-*"
-    end = time.monotonic() + 60
-    while not [file for folder in FOLDERS.glob(pattern) for file in folder.iterdir()]:
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    wait_until(lambda: any(file for folder in FOLDERS.glob(pattern) for file in folder.iterdir()))
     assert service.stop() == 0
     assert not list(FOLDERS.glob(pattern))
 

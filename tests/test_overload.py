@@ -12,12 +12,14 @@ from conftest import EMOJI_MODEL, ROOT
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["torch", "int8"])
-def test_at_four_times_its_best_rate_it_completes_as_much(engine: str, int8_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("engine", "share"), [("torch", 0.6), ("int8", 0.4)])
+def test_at_four_times_its_best_rate_it_completes_as_much(
+    engine: str, share: float, int8_folder: Path, tmp_path: Path
+) -> None:
     """Without refusals in time it would complete next to nothing.
 
-    The small model captions a hundred pictures a second, so that the downloads of those that are refused and the
-    generator, on the same CPUs, take up to half of it. What a full-size one completes is in docs/performance.md.
+    On int8 the small model captions a hundred pictures a second, so that the downloads of those that are refused and
+    the generator, on the same CPUs, take up to half of it. What a full-size one completes is in docs/performance.md.
     """
     report = tmp_path / "load.json"
     options = ["--only", engine, "--multiples", "0.5,4", "--seconds", "8", "--out", str(report)]
@@ -28,7 +30,7 @@ def test_at_four_times_its_best_rate_it_completes_as_much(engine: str, int8_fold
     result = json.loads(report.read_text())["services"][engine]
     half, four = result["at"]["0.5"], result["at"]["4.0"]
     best = min(result["best_per_s"], result["best_afterwards_per_s"])  # the machine may have become slower meanwhile
-    assert four["completed_per_s"] >= 0.4 * best
+    assert four["completed_per_s"] >= share * best
     assert set(four["statuses"]) == {"200", "429"}
     assert four["p99"] < 30
     assert four["health_p50"] < four["p50"] / 10
