@@ -9,7 +9,7 @@ WORKDIR /service
 COPY requirements.txt .
 RUN pip install --no-cache-dir --root-user-action=ignore -r requirements.txt
 COPY . .
-RUN python tools/export_int8.py --model "$MODEL_ID" --out /model
+RUN python -m tools.export_int8 --model "$MODEL_ID" --out /model
 
 FROM ${PYTHON}
 WORKDIR /service

@@ -26,22 +26,22 @@ test-fast: .venv/installed-dev ## run all tests but the slow ones
 fuzz: .venv/installed-dev ## attack decoder, fetcher and HTTP interface with random input (MINUTES=10)
 	SECONDS=0; until ((SECONDS >= 60 * $${MINUTES:-10})); do .venv/bin/pytest -m fuzz --hypothesis-profile=long || exit; done
 
-lint: .venv/installed-dev ## check format, style and types
+lint: .venv/installed-dev ## check format, style, types and the direction of imports
 	.venv/bin/ruff format --check . && .venv/bin/ruff check .
-	.venv/bin/mypy .
+	.venv/bin/mypy . && .venv/bin/lint-imports --no-logo
 
 format: .venv/installed-dev ## put the code into its format
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
 train: .venv/installed ## train models/blip-emoji from scratch (hours; needs fonts-noto-color-emoji)
-	OMP_WAIT_POLICY=PASSIVE .venv/bin/python tools/train_blip_emoji.py
+	OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m tools.train_blip_emoji
 
 evaluate: .venv/installed ## measure models/blip-emoji on 1,000 held-out scenes (needs the font too)
-	.venv/bin/python tools/evaluate_blip_emoji.py
+	.venv/bin/python -m tools.evaluate_blip_emoji
 
 export: .venv/installed ## export a model for ENGINE=int8 (MODEL_ID=… OUT=folder)
-	.venv/bin/python tools/export_int8.py --model $(MODEL_ID) --out $(OUT)
+	.venv/bin/python -m tools.export_int8 --model $(MODEL_ID) --out $(OUT)
 
 fidelity: .venv/installed ## compare an export with its model (MODEL_ID=… INT8=folder IMAGES=folder)
 	.venv/bin/python benchmarks/fidelity.py --model $(MODEL_ID) --int8 $(INT8) --images $(IMAGES)
@@ -52,13 +52,13 @@ bench-load: ## offer the service up to four times what it can do, and the plain 
 bench-memory: ## run the int8 service in a memory cgroup (needs root)
 bench-soak: ## see whether memory grows over 2,000 mixed requests
 $(BENCHMARKS): bench-%: .venv/installed-dev build/blip-base-int8/int8.json
-	.venv/bin/python benchmarks/$*.py
+	.venv/bin/python -m benchmarks.$*
 
 build/blip-base-int8/int8.json: build/blip-base/config.json
-	.venv/bin/python tools/export_int8.py --model build/blip-base --out build/blip-base-int8
+	.venv/bin/python -m tools.export_int8 --model build/blip-base --out build/blip-base-int8
 
 build/blip-base/config.json: .venv/installed
-	.venv/bin/python benchmarks/make_blip_base.py --out build/blip-base
+	.venv/bin/python -m benchmarks.make_blip_base --out build/blip-base
 
 lock: .venv/installed-dev ## pin every version anew, from the .in files
 	.venv/bin/pip install --quiet pip-tools

@@ -5,18 +5,18 @@ from __future__ import annotations
 from flask import Flask
 from flask_cors import CORS
 
-from captioning.admission import Admission
-from captioning.caption_routes import caption_routes
-from captioning.cli import caption_command
-from captioning.error_answers import answer_errors
-from captioning.health_routes import health_routes
-from captioning.logs import configure_logging
-from captioning.metrics import Metrics
-from captioning.metrics_routes import measure_requests, metrics_routes
-from captioning.page_routes import page_routes
+from captioning.cli.command import caption_command
+from captioning.limits import Admission
+from captioning.observe.logs import configure_logging
+from captioning.observe.metrics import Metrics
 from captioning.pipeline import make_pipeline
-from captioning.request_log import identify_requests
 from captioning.settings import Settings, load_settings
+from captioning.web.caption_routes import caption_routes
+from captioning.web.error_answers import answer_errors
+from captioning.web.health_routes import health_routes
+from captioning.web.metrics_routes import measure_requests, metrics_routes
+from captioning.web.page_routes import page_routes
+from captioning.web.request_log import identify_requests
 from model_loader import Captioner, load_engine, make_captioner, name_and_revision
 
 

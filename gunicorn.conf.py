@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from captioning.allocator import BLOCK_BYTES, give_memory_back
-from captioning.metrics_folder import forget_worker, make_metrics_folder
+from captioning.observe.metrics_folder import forget_worker, make_metrics_folder
+from captioning.server.allocator import BLOCK_BYTES, give_memory_back
 from captioning.settings import SettingsError, load_settings
 
 try:
@@ -20,7 +20,7 @@ give_memory_back(os.environ, block_bytes=BLOCK_BYTES[_settings.engine])
 
 bind = f"0.0.0.0:{_settings.port}"
 workers = _settings.web_concurrency
-worker_class = "captioning.gunicorn_worker.Worker"
+worker_class = "captioning.server.worker.Worker"
 # More threads than admission has permits: a health check and a 429 never wait for a caption.
 threads = _settings.max_concurrent_requests + 16
 worker_connections = threads + 1000
@@ -31,7 +31,7 @@ graceful_timeout = math.ceil(_settings.request_timeout_s) + 2  # whoever was let
 # A heartbeat file on a disk can block for as long as the disk does.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 control_socket_disable = True
-logger_class = "captioning.gunicorn_logger.GunicornLogger"
+logger_class = "captioning.server.logger.GunicornLogger"
 make_metrics_folder(worker_tmp_dir)
 
 

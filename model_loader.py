@@ -22,12 +22,13 @@ from pickle import UnpicklingError
 import numpy as np
 from PIL import Image
 
-from captioning.batcher import Batcher, Captioned, Engine, Generation, GenerationOptions, Pixels
-from captioning.caption_key import files_sha256
+from captioning.cache.key import files_sha256
 from captioning.deadline import Deadline
 from captioning.errors import ModelFailed, ModelLoading
-from captioning.int8_folder import Manifest
-from captioning.logs import adopt_loggers
+from captioning.model.batcher import Batcher, Captioned
+from captioning.model.engine import Engine, Generation, GenerationOptions, Pixels
+from captioning.model.int8.manifest import Manifest
+from captioning.observe.logs import adopt_loggers
 from captioning.pipeline import Status
 from captioning.settings import Settings, SettingsError, load_settings
 
@@ -196,7 +197,7 @@ def _load_torch(settings: Settings) -> Engine:
     folder = local_folder(settings)
     from transformers.utils import logging as transformers_logging
 
-    from captioning.torch_engine import TorchEngine
+    from captioning.model.torch_engine import TorchEngine
 
     adopt_loggers("transformers", "huggingface_hub")
     if not sys.stderr.isatty():
@@ -205,7 +206,7 @@ def _load_torch(settings: Settings) -> Engine:
 
 
 def _load_int8(settings: Settings) -> Engine:
-    from captioning.int8_engine import Int8Engine
+    from captioning.model.int8.engine import Int8Engine
 
     return Int8Engine(Path(settings.model_id), num_threads=settings.model_threads)
 

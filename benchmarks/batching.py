@@ -1,6 +1,6 @@
 """Caption 1, 2, 4 and 8 pictures at a time with both engines: what a batch gains, and what it costs.
 
-    python benchmarks/batching.py --model build/blip-base --int8 build/blip-base-int8
+    python -m benchmarks.batching --model build/blip-base --int8 build/blip-base-int8
 
 Sizes and engines take turns within each round, so that whatever else the machine does meets all of them; figures are
 medians. Memory is how far the process's peak (VmHWM) rises above what it was before the call. Prints a table.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from pathlib import Path
 from statistics import median
@@ -18,14 +17,12 @@ from statistics import median
 import numpy as np
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmarks.server import ROOT, forget_peak, memory
-from captioning.allocator import BLOCK_BYTES, give_memory_back
-from captioning.batcher import Engine, GenerationOptions
 from captioning.cpus import available_cpus
-from captioning.int8_engine import Int8Engine
-from captioning.torch_engine import TorchEngine
+from captioning.model.engine import Engine, GenerationOptions
+from captioning.model.int8.engine import Int8Engine
+from captioning.model.torch_engine import TorchEngine
+from captioning.server.allocator import BLOCK_BYTES, give_memory_back
 
 SIZES = (1, 2, 4, 8)
 

@@ -1,6 +1,6 @@
 """Measure how busy `flask caption` keeps the model: its pictures a second over those of the model alone.
 
-    .venv/bin/python benchmarks/cli.py --model models/blip-emoji --int8 FOLDER    # what `make export` made of it
+    .venv/bin/python -m benchmarks.cli --model models/blip-emoji --int8 FOLDER    # what `make export` made of it
 
 The sample pictures, encoded anew into distinct files, go through all that the command does after loading the model;
 and the same engine captions the same pictures, already preprocessed, in full batches. Both take turns every few
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,13 +20,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from captioning.batcher import Engine, Generation, GenerationOptions, Pixels
-from captioning.cli import Report
-from captioning.decoder import open_image
-from captioning.offline import OfflineRun
-from captioning.records import Jsonl
+from captioning.cli.command import Report
+from captioning.cli.offline import OfflineRun
+from captioning.cli.records import Jsonl
+from captioning.model.engine import Engine, Generation, GenerationOptions, Pixels
+from captioning.pictures.decoder import open_image
 from captioning.settings import Settings
 from model_loader import load_engine
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from captioning.decoder import open_image
-from captioning.preprocessor import Preprocessor
+from captioning.model.preprocessor import Preprocessor
+from captioning.pictures.decoder import open_image
 
 FORTY = (8000, 5000)
 TWELVE = (4000, 3000)

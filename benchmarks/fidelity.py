@@ -24,14 +24,13 @@ import torch
 from tqdm import tqdm
 from transformers import AutoTokenizer, BlipForConditionalGeneration
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from captioning.batcher import GenerationOptions
 from captioning.cpus import available_cpus
-from captioning.decoder import open_image
 from captioning.errors import CaptioningError
-from captioning.int8_engine import Int8Engine
+from captioning.model.engine import GenerationOptions
+from captioning.model.int8.engine import Int8Engine
+from captioning.pictures.decoder import open_image
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,8 +56,9 @@ def pictures(folder: Path) -> Iterator[tuple[str, bytes, str | None]]:
 
 def scenes(count: int) -> Iterator[tuple[str, bytes, str | None]]:
     """Yield held-out scenes, those that the embedded model is evaluated on, with their captions."""
-    from emoji_scenes import describe
     from evaluate_blip_emoji import EVALUATION_SEED, as_jpeg, held_out_scenes
+
+    from tools.emoji_scenes import describe
 
     for number, scene in zip(range(count), held_out_scenes(EVALUATION_SEED), strict=False):
         yield f"scene {number}", as_jpeg(scene), describe(scene)

@@ -1,6 +1,6 @@
 """Measure what a JPEG's reduced scale does to the model's input, next to what one more JPEG encoding does.
 
-    python benchmarks/jpeg_draft.py
+    python -m benchmarks.jpeg_draft
 
 For squares of k x 384 pixels at the reduced scale, k about 2, 3 and 4, and several kinds of picture, it prints
 the difference between the 384 x 384 inputs (bicubic, as BLIP's processor resizes) that come from the reduced

@@ -2,7 +2,7 @@
 
     make bench-latency    # with a full-size BLIP-base of random weights, made and exported first
 
-    python benchmarks/latency.py --model build/blip-base --int8 build/blip-base-int8
+    python -m benchmarks.latency --model build/blip-base --int8 build/blip-base-int8
 
 Stock is `BlipForConditionalGeneration.generate` on a tensor that lies ready, and so are the engines; the int8 engine is
 also timed as the service, from upload to answer. All take turns within each round, so that whatever else the machine
@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -31,13 +30,11 @@ import transformers
 from tqdm import tqdm
 from transformers import BlipForConditionalGeneration
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmarks.pictures import photo
 from benchmarks.server import ROOT, gunicorn
-from captioning.batcher import GenerationOptions, Pixels
-from captioning.int8_engine import Int8Engine
-from captioning.torch_engine import TorchEngine
+from captioning.model.engine import GenerationOptions, Pixels
+from captioning.model.int8.engine import Int8Engine
+from captioning.model.torch_engine import TorchEngine
 
 Run = Callable[[], object]
 

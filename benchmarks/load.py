@@ -2,7 +2,7 @@
 
     make bench-load    # with a full-size BLIP-base of random weights, made and exported first
 
-    python benchmarks/load.py --quick    # the embedded model, a minute in all
+    python -m benchmarks.load --quick    # the embedded model, a minute in all
 
 Open loop: requests leave at moments that were drawn beforehand (Poisson), whether or not earlier ones were answered,
 and each one's time counts from its moment, so that waiting is never left out. They are what a gateway sends: JSON with
@@ -29,8 +29,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.http_client import Answer, Client, serve_bytes
 from benchmarks.pictures import numbered, photo

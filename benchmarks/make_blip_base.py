@@ -1,6 +1,6 @@
 """Make a full-size BLIP-base with random weights, for measuring where the public checkpoint cannot be had.
 
-    python benchmarks/make_blip_base.py --out build/blip-base
+    python -m benchmarks.make_blip_base --out build/blip-base
 
 An ordinary checkpoint folder of about 900 MB with the sizes of Salesforce/blip-image-captioning-base, a BERT-like
 tokenizer of the same vocabulary size and special token ids, and the image processor. Its captions are nonsense and

@@ -2,7 +2,7 @@
 
     make bench-memory    # with a full-size BLIP-base of random weights, made and exported first
 
-    python benchmarks/memory.py --int8 build/blip-base-int8
+    python -m benchmarks.memory --int8 build/blip-base-int8
 
 Needs root and a memory cgroup (v1 or v2) that takes a child; says so where there is none. The page cache is dropped
 before each start, because the kernel charges a file's page to the group that touches it first. Runs without a limit, in
@@ -32,8 +32,6 @@ from statistics import median
 
 import requests
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.pictures import encoded, picture
 from benchmarks.server import ROOT, gunicorn, memory

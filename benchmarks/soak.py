@@ -2,8 +2,8 @@
 
     make bench-soak    # with a full-size BLIP-base of random weights, made and exported first
 
-    python benchmarks/soak.py --engine torch --model models/blip-emoji --out build/soak-torch.json
-    python benchmarks/soak.py --model build/blip-emoji-int8 --out build/soak-int8.json --plot docs/memory.png
+    python -m benchmarks.soak --engine torch --model models/blip-emoji --out build/soak-torch.json
+    python -m benchmarks.soak --model build/blip-emoji-int8 --out build/soak-int8.json --plot docs/memory.png
 
 Requests differ in everything that shapes memory: the picture's format and size (up to 12 megapixels), whether it is
 uploaded or fetched, the prompt, the length and the beams, how many are under way at once (1 to 16); one in six is an
@@ -28,8 +28,6 @@ from statistics import median
 
 from PIL import Image
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.http_client import Client, serve_bytes
 from benchmarks.pictures import encoded, photo, picture

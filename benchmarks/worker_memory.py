@@ -1,6 +1,6 @@
 """Measure the memory that the service takes with a model, from the real server.
 
-    python benchmarks/worker_memory.py build/blip-base [MORE FOLDERS]
+    python -m benchmarks.worker_memory build/blip-base [MORE FOLDERS]
 
 For each model: start gunicorn, wait until it is ready, caption ten uploads of 12 megapixels one by one and four at
 once, and print what the kernel says of the worker (VmHWM, RssAnon and RssFile in /proc/PID/status) and the master.
@@ -13,13 +13,10 @@ import io
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import requests
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.server import gunicorn, memory
 

@@ -6,14 +6,15 @@ from concurrent.futures import CancelledError, Future
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
-from captioning.admission import Admission, MemoryBudget, MemoryHold
-from captioning.batcher import Captioned, Engine, GenerationOptions, Pixels
-from captioning.cache import CaptionCache, Known
-from captioning.caption_key import caption_key
+from captioning.cache.captions import CaptionCache, Known
+from captioning.cache.key import caption_key
 from captioning.deadline import Deadline
-from captioning.decoder import open_image
 from captioning.errors import DeadlineExceeded, ImageFetchTimeout, TooManyPixels
-from captioning.fetcher import Fetcher
+from captioning.fetch.fetcher import Fetcher
+from captioning.limits import Admission, MemoryBudget, MemoryHold
+from captioning.model.batcher import Captioned
+from captioning.model.engine import Engine, GenerationOptions, Pixels
+from captioning.pictures.decoder import open_image
 from captioning.settings import Settings
 from captioning.trace import Trace
 
@@ -176,7 +177,7 @@ def make_pipeline(settings: Settings, model: Model) -> Pipeline:
 def _make_cache(settings: Settings) -> CaptionCache:
     shared = None
     if settings.cache_url:
-        from captioning.shared_cache import SharedCache  # redis takes 8 MB of memory, which few need
+        from captioning.cache.redis_store import SharedCache  # redis takes 8 MB of memory, which few need
 
         shared = SharedCache(settings.cache_url)
     return CaptionCache(max_entries=settings.cache_max_entries, ttl_s=settings.cache_ttl_s, shared=shared)

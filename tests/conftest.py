@@ -176,7 +176,7 @@ def image_server() -> Iterator[str]:
 def int8_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Export the embedded model for the int8 engine, with the command that a user runs."""
     folder = tmp_path_factory.mktemp("int8") / "blip-emoji"
-    command = [sys.executable, "tools/export_int8.py", "--model", str(EMOJI_MODEL), "--out", str(folder)]
+    command = [sys.executable, "-m", "tools.export_int8", "--model", str(EMOJI_MODEL), "--out", str(folder)]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr
     return folder

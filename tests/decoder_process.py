@@ -103,9 +103,9 @@ def serve(max_pixels: int, target_size: int) -> None:
 
     from PIL import Image
 
-    from captioning.decoder import open_image
     from captioning.errors import UnusableImage
-    from captioning.preprocessor import Preprocessor
+    from captioning.model.preprocessor import Preprocessor
+    from captioning.pictures.decoder import open_image
 
     preprocessor = Preprocessor.from_config({"size": target_size})
     preprocessor(Image.new("RGB", (8, 8)))

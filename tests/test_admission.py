@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from captioning.admission import Admission, MemoryBudget
 from captioning.deadline import Deadline
 from captioning.errors import DeadlineExceeded, Overloaded
+from captioning.limits import Admission, MemoryBudget
 
 
 def test_permits_are_counted_and_come_back() -> None:

@@ -7,18 +7,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
-from conftest import EMOJI_MODEL, SAMPLES
 
-from captioning.admission import Admission, MemoryBudget
-from captioning.batcher import Batcher, GenerationOptions
-from captioning.cache import CaptionCache
+from captioning.cache.captions import CaptionCache
 from captioning.deadline import Deadline
 from captioning.errors import DeadlineExceeded, Overloaded, TooManyPixels
-from captioning.fetcher import Fetcher
+from captioning.fetch.fetcher import Fetcher
+from captioning.limits import Admission, MemoryBudget
+from captioning.model.batcher import Batcher
+from captioning.model.engine import GenerationOptions
 from captioning.pipeline import Pipeline
 from captioning.settings import Settings
 from captioning.trace import Trace
 from model_loader import Captioner, load_engine
+from tests.conftest import EMOJI_MODEL, SAMPLES
 
 PICTURE = SAMPLES[0].read_bytes()
 ROOMY = MemoryBudget(100_000_000)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import ROOT
 
 from captioning.settings import BLIP_BASE_REVISION, Settings, SettingsError, load_settings
+from tests.conftest import ROOT
 
 
 def settings_with(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Settings:

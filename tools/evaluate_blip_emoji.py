@@ -1,7 +1,7 @@
 """Measure models/blip-emoji on scenes whose combinations training never showed, and draw the demo's samples.
 
-    python tools/evaluate_blip_emoji.py            # 1,000 scenes, a table by kind of scene; writes it into the card
-    python tools/evaluate_blip_emoji.py --samples  # draws the dozen sample pictures anew
+    python -m tools.evaluate_blip_emoji            # 1,000 scenes, a table by kind of scene; writes it into the card
+    python -m tools.evaluate_blip_emoji --samples  # draws the dozen sample pictures anew
 
 The pictures go through the service's own decoder, preprocessor and engine.
 """
@@ -12,22 +12,19 @@ import argparse
 import io
 import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
 import numpy as np
-from emoji_scenes import KINDS, Scene, describe, draw, make_scene
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from captioning.batcher import GenerationOptions
 from captioning.cpus import available_cpus
-from captioning.decoder import open_image
-from captioning.torch_engine import TorchEngine
+from captioning.model.engine import GenerationOptions
+from captioning.model.torch_engine import TorchEngine
+from captioning.pictures.decoder import open_image
+from tools.emoji_scenes import KINDS, Scene, describe, draw, make_scene
 
 SIDE = 384
 EVALUATION_SEED = 1000  # training draws from seed 1

@@ -1,6 +1,6 @@
 """Export a BLIP captioning checkpoint for the int8 engine, once; afterwards serve it without torch.
 
-    python tools/export_int8.py --model Salesforce/blip-image-captioning-base --out build/blip-base-int8
+    python -m tools.export_int8 --model Salesforce/blip-image-captioning-base --out build/blip-base-int8
     ENGINE=int8 MODEL_ID=build/blip-base-int8 gunicorn wsgi:app
 
 The same checkpoint gives the same bytes every time; the folder prepacked/ in it, which makes starts quick and can be
@@ -18,16 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from int8_graphs import Array, Sizes, Weights, build_decoder, build_encoder
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from captioning.int8_folder import MANIFEST, Manifest
-from captioning.int8_sessions import prepack
-from captioning.preprocessor import Preprocessor
+from captioning.model.int8.manifest import MANIFEST, Manifest
+from captioning.model.int8.sessions import prepack
+from captioning.model.preprocessor import Preprocessor
 from captioning.settings import Settings
 from model_loader import ModelLoadError, local_folder
+from tools.int8_graphs import Array, Sizes, Weights, build_decoder, build_encoder
 
 UNUSED = ("position_ids", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias")  # constants and tied copies
 

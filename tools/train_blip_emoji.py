@@ -1,6 +1,6 @@
 """Train models/blip-emoji, a small BLIP, from scratch on drawn scenes of emoji.
 
-One reproducible command: `python tools/train_blip_emoji.py`. Everything it draws follows from --seed and the
+One reproducible command: `python -m tools.train_blip_emoji`. Everything it draws follows from --seed and the
 scene's number, so a run that was stopped goes on from its last checkpoint as if it had not been.
 
 The result is an ordinary `BlipForConditionalGeneration`. While it learns, three small heads that are thrown away
@@ -22,12 +22,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from emoji_scenes import BACKGROUNDS, KINDS, OBJECTS, Scene, describe, describe_from, draw, make_scene
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessorPil, BlipProcessor
+
+from tools.emoji_scenes import BACKGROUNDS, KINDS, OBJECTS, Scene, describe, describe_from, draw, make_scene
 
 SIDE, PATCH, WIDTH = 112, 16, 192
 GRID = SIDE // PATCH

@@ -1,0 +1,1 @@
+"""Captions that were made before."""

@@ -1,0 +1,181 @@
+"""Many pictures through the pipeline: threads read and decode ahead, the calling thread runs the model.
+
+    offline = OfflineRun(engine, settings, options, report=print)
+    offline.run(["a.jpg", "https://example.com/b.jpg"])   # reports each outcome, in this order
+    offline.stop()                                        # after run was interrupted: reports what is ready
+
+The model is kept busy by twice as many threads as a batch has pictures: while one batch is captioned, the next is
+decoded and waits. What is in memory is bounded by the number of threads, however many sources there are.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+from captioning.cli.records import Outcome
+from captioning.cli.sources import is_url, read_file
+from captioning.deadline import Deadline
+from captioning.errors import CaptioningError, InternalError
+from captioning.limits import MemoryBudget
+from captioning.model.batcher import Batcher, Captioned
+from captioning.model.engine import Engine, GenerationOptions, Pixels
+from captioning.pipeline import Status, make_pipeline
+from captioning.settings import Settings
+from captioning.trace import Trace
+
+log = logging.getLogger("captioning.cli")
+
+# Nobody waits for one picture's answer. A download still has its own limit.
+_PATIENCE_S = 7 * 24 * 3600.0
+# How long threads that still decode when all is stopped are waited for; downloads are left behind.
+_FAREWELL_S = 1.0
+
+
+class OfflineRun:
+    """Caption many sources and report what becomes of each, in their order."""
+
+    def __init__(
+        self, engine: Engine, settings: Settings, options: GenerationOptions, *, report: Callable[[Outcome], None]
+    ) -> None:
+        """Prepare; ``report`` is called from one thread at a time, and what it raises ends the run."""
+        self._engine = engine
+        self._options = options
+        self._max_image_bytes = settings.max_image_bytes
+        self._threads = [
+            threading.Thread(target=self._work, name=f"picture-{number}", daemon=True)
+            for number in range(2 * settings.batch_max_size + 4)
+        ]
+        self._batcher = Batcher(max_batch_size=settings.batch_max_size, max_waiting=len(self._threads))
+        self._model = _LoadedModel(engine, self._batcher)
+        # Room for a download in every thread: none is ever refused. What is captioned is written, not remembered.
+        changed = {"max_concurrent_requests": 2 * len(self._threads), "cache_max_entries": 0, "cache_url": None}
+        self._pipeline = make_pipeline(settings.model_copy(update=changed), self._model)
+        self._encoded = MemoryBudget(len(self._threads) * settings.max_image_bytes)
+
+        self._sources: Sequence[str] = ()
+        self._taken = 0
+        self._reported = 0
+        self._ready: dict[int, Outcome] = {}
+        self._report = report
+        self._failure: Exception | None = None
+        self._stopped = False
+        self._lock = threading.Lock()
+
+    def run(self, sources: Sequence[str]) -> None:
+        """Caption the sources; call it once. When it is interrupted, `stop` is left to do.
+
+        What ``report`` raises is raised.
+        """
+        self._sources = sources
+        if not sources:
+            return
+        for thread in self._threads:
+            thread.start()
+        self._batcher.run(self._engine)
+        self._join()
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """Start nothing more and report what is ready, gaps or not."""
+        with self._lock:
+            self._end()
+        self._join()
+        with self._lock:
+            for number in sorted(self._ready):
+                self._report(self._ready.pop(number))
+
+    def _work(self) -> None:
+        while (taken := self._take()) is not None:
+            number, source = taken
+            outcome = Outcome(source, self._caption(source))
+            with self._lock:
+                self._hand_on(number, outcome)
+
+    def _take(self) -> tuple[int, str] | None:
+        with self._lock:
+            number = self._taken
+            if self._stopped or number == len(self._sources):
+                return None
+            self._taken += 1
+            return number, self._sources[number]
+
+    def _caption(self, source: str) -> str | CaptioningError:
+        deadline = Deadline.after(_PATIENCE_S)
+        try:
+            with self._encoded.hold(deadline) as memory:
+                picture = source if is_url(source) else read_file(source, max_bytes=self._max_image_bytes)
+                return self._pipeline.caption(picture, self._options, deadline=deadline, memory=memory, trace=Trace())
+        except CaptioningError as error:
+            return error
+        except Exception:  # a bug that one picture meets must not lose the others
+            if not self._stopped:
+                log.exception("%r", source)
+            return InternalError()
+
+    def _hand_on(self, number: int, outcome: Outcome) -> None:
+        """Report this outcome and those that waited for it; later ones wait for their turn."""
+        if self._stopped:
+            if isinstance(outcome.result, str):  # an error may only mean that nobody waits any more
+                self._ready[number] = outcome
+            return
+        self._ready[number] = outcome
+        try:
+            while self._reported in self._ready:
+                self._report(self._ready.pop(self._reported))
+                self._reported += 1
+        except Exception as error:  # noqa: BLE001 - run raises it
+            self._failure = error
+        if self._failure is not None or self._reported == len(self._sources):
+            self._end()
+
+    def _end(self) -> None:
+        self._stopped = True
+        self._batcher.close()
+        self._model.cancel()
+
+    def _join(self) -> None:
+        end = time.monotonic() + _FAREWELL_S
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(timeout=max(0.0, end - time.monotonic()))
+
+
+class _LoadedModel:
+    """The model as the pipeline wants it, run by whoever runs the batcher."""
+
+    status: Status = "ready"
+    waiting = 0
+    identity = ""
+
+    def __init__(self, engine: Engine, batcher: Batcher) -> None:
+        self._engine = engine
+        self._batcher = batcher
+        self._waiting: set[Future[Captioned]] = set()
+
+    def start(self) -> None:
+        pass
+
+    def expected_wait_s(self) -> float:
+        return self._batcher.expected_wait_s()
+
+    def check_wait(self, deadline: Deadline) -> None:
+        pass
+
+    def engine(self) -> Engine:
+        return self._engine
+
+    def submit(self, pixel_values: Pixels, options: GenerationOptions, deadline: Deadline) -> Future[Captioned]:
+        future = self._batcher.submit(pixel_values, options, deadline)
+        self._waiting.add(future)
+        future.add_done_callback(self._waiting.discard)
+        return future
+
+    def cancel(self) -> None:
+        """Let nobody wait any more."""
+        for future in list(self._waiting):
+            future.cancel()

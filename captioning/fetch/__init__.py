@@ -1,0 +1,1 @@
+"""From a URL that a stranger chose to the bytes behind it."""

@@ -1,0 +1,179 @@
+"""From a host name and a port to a connected socket that cannot be turned against its owner.
+
+The address is judged where it is dialled, after the one look-up, which leaves nothing to DNS rebinding
+or to another spelling of the same address. Each read then ends at one deadline, however slowly a server
+drips, and after a number of bytes, whatever a server sends.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from concurrent.futures import Future
+from typing import Any
+
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+from captioning.errors import AddressNotAllowed, ImageFetchFailed, ImageFetchTimeout, InvalidImageUrl
+from captioning.fetch.addresses import is_public_unicast
+
+# A host name may have any number of addresses, and a fetch is no port scan.
+_MAX_ADDRESSES = 8
+# getaddrinfo cannot be interrupted: threads stuck in it are left behind, up to this many.
+_LOOK_UPS = threading.BoundedSemaphore(64)
+
+_Address = tuple[socket.AddressFamily, tuple[Any, ...]]
+
+
+class FetchDeadline:
+    """The one moment at which a fetch ends, whatever it is doing."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = max(seconds, 0.0)
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Return the seconds that are left, always more than none; raise ``ImageFetchTimeout`` after."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise ImageFetchTimeout(f"The image could not be fetched within {self._seconds:.3g} seconds.")
+        return left
+
+
+class LimitedSocket(socket.socket):
+    """Give each read only the time that is left, and all of them together a number of bytes.
+
+    requests' own timeout starts anew with each read, so a byte now and then keeps a fetch alive for
+    ever; and urllib3 reads a chunk whose size is -1 to its end, at once.
+    """
+
+    _deadline: FetchDeadline
+    _bytes_left: int
+
+    def limit(self, deadline: FetchDeadline, max_bytes: int) -> None:
+        """Set what ``recv_into``, through which http.client reads everything, may take from now on."""
+        self._deadline = deadline
+        self._bytes_left = max_bytes
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        """Read as ``socket.recv_into`` does, within the limits."""
+        self.settimeout(self._deadline.left())
+        received = super().recv_into(*args, **kwargs)
+        self._bytes_left -= received
+        if self._bytes_left < 0:
+            raise ImageFetchFailed("The image's server sent far more than an image.")
+        return received
+
+
+class _LimitedTlsSocket(LimitedSocket, ssl.SSLSocket):
+    """The same over TLS, for ``SSLContext.sslsocket_class``."""
+
+
+class Dialer:
+    """Connect to hosts that a stranger chose, for many threads at once."""
+
+    def __init__(
+        self, *, connect_timeout_s: float, allowed_ports: frozenset[int] | None, allow_private_addresses: bool
+    ) -> None:
+        """Trust certifi's certificates and the system's, so that ``SSL_CERT_FILE`` works as elsewhere."""
+        self._connect_timeout_s = connect_timeout_s
+        self._allowed_ports = allowed_ports
+        self._allow_private_addresses = allow_private_addresses
+        self._tls = ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)
+        self._tls.load_default_certs()
+        self._tls.set_alpn_protocols(["http/1.1"])
+        self._tls.sslsocket_class = _LimitedTlsSocket
+
+    def dial(self, host: str, port: int, *, tls: bool, deadline: FetchDeadline, max_bytes: int) -> LimitedSocket:
+        """Return a socket connected to a host, over TLS checked against the host's name if asked."""
+        if self._allowed_ports is not None and port not in self._allowed_ports:
+            raise AddressNotAllowed(f"This service does not fetch images from port {port}.")
+        addresses = self._dialable(_look_up(host, port, deadline))[:_MAX_ADDRESSES]
+        dialled = self._connect(addresses, deadline)
+        if tls:
+            dialled = self._encrypt(dialled, host.rstrip("."), deadline)
+        dialled.limit(deadline, max_bytes)
+        return dialled
+
+    def _dialable(self, found: list[_Address]) -> list[_Address]:
+        """Keep the addresses that may be dialled.
+
+        A host with public and private addresses is served from the public ones. Refusing it would add
+        no safety, as nothing but a judged address is dialled, and would fail every IPv4 host behind
+        DNS64 (RFC 6147), which puts a NAT64 address beside the real one.
+        """
+        if self._allow_private_addresses:
+            return found
+        public = [(family, where) for family, where in found if is_public_unicast(where[0])]
+        if not public:
+            raise AddressNotAllowed(detail=f"resolved to {', '.join(str(where[0]) for _, where in found)}")
+        return public
+
+    def _connect(self, addresses: list[_Address], deadline: FetchDeadline) -> LimitedSocket:
+        """Return a connection to the first address that answers."""
+        failure: OSError | None = None
+        for position, (family, where) in enumerate(addresses):
+            # A silent address must leave time for those after it.
+            patience = min(self._connect_timeout_s, deadline.left() / (len(addresses) - position))
+            try:
+                return _connected(family, where, patience)
+            except OSError as exc:
+                failure = exc
+        deadline.left()
+        if isinstance(failure, TimeoutError):
+            raise ImageFetchTimeout(
+                f"The image's server accepted no connection within {patience:.3g} seconds."
+            ) from failure
+        raise ImageFetchFailed("The image's server could not be reached.", detail=str(failure)) from failure
+
+    def _encrypt(self, plain: LimitedSocket, host: str, deadline: FetchDeadline) -> LimitedSocket:
+        # urllib3's own wrapping would write to the context that other threads are reading.
+        with plain:
+            plain.settimeout(deadline.left())
+            encrypted = self._tls.wrap_socket(plain, server_hostname=host)
+        assert isinstance(encrypted, _LimitedTlsSocket)
+        return encrypted
+
+
+def _connected(family: socket.AddressFamily, where: tuple[Any, ...], patience_s: float) -> LimitedSocket:
+    dialled = LimitedSocket(family, socket.SOCK_STREAM)
+    try:
+        dialled.settimeout(patience_s)
+        dialled.connect(where)
+    except BaseException:
+        dialled.close()
+        raise
+    return dialled
+
+
+def _look_up(host: str, port: int, deadline: FetchDeadline) -> list[_Address]:
+    """Resolve a name, and stop waiting at the deadline.
+
+    A daemon thread for each look-up, because a stuck one must not keep the process from ending.
+    """
+    answer: Future[list[_Address]] = Future()
+
+    def look_up() -> None:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            answer.set_result([(family, where) for family, _, _, _, where in found])
+        except (OSError, ValueError) as exc:
+            answer.set_exception(exc)
+        finally:
+            _LOOK_UPS.release()
+
+    while not _LOOK_UPS.acquire(timeout=deadline.left()):
+        continue
+    try:
+        threading.Thread(target=look_up, name="dns-look-up", daemon=True).start()
+    except RuntimeError as exc:
+        _LOOK_UPS.release()
+        raise ImageFetchFailed(detail=str(exc)) from exc
+    try:
+        return answer.result(timeout=deadline.left())
+    except socket.gaierror as exc:
+        raise ImageFetchFailed("The image's host name could not be found.", detail=str(exc)) from exc
+    except UnicodeError as exc:
+        raise InvalidImageUrl("The image's URL names no valid host.", detail=str(exc)) from exc

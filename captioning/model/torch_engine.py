@@ -1,0 +1,85 @@
+"""BLIP under PyTorch with transformers' own classes: readable, exact, the reference."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, BlipForConditionalGeneration
+
+from captioning.model.engine import Generation, GenerationOptions, Pixels
+from captioning.model.preprocessor import Preprocessor
+
+
+class TorchEngine:
+    """Run BLIP in float32 on the CPU, or in half precision on a GPU where there is one."""
+
+    def __init__(self, folder: Path, *, num_threads: int) -> None:
+        """Load the checkpoint in ``folder``.
+
+        Raises:
+            ValueError: weights are missing from the checkpoint.
+            OSError: a file is missing or broken.
+        """
+        torch.set_num_threads(num_threads)
+        gpu = torch.cuda.is_available()
+        self._device = torch.device("cuda" if gpu else "cpu")
+        self._dtype = torch.float16 if gpu else torch.float32
+        self.preprocessor = Preprocessor.from_folder(folder)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        loaded: Any = BlipForConditionalGeneration.from_pretrained(
+            folder, local_files_only=True, dtype=self._dtype, output_loading_info=True
+        )
+        model, loading = loaded
+        if missing := sorted(loading["missing_keys"]):
+            raise ValueError(f"the checkpoint lacks {len(missing)} of BLIP's weights, {missing[0]} among them")
+        self._model = model.to(self._device).eval()
+        # `generate` calls the vision tower once and first: when that returns, decoding begins.
+        self._encoded_at = 0.0
+        self._model.vision_model.register_forward_hook(self._note_encoded)
+
+    def check(self, options: GenerationOptions) -> None:
+        """Raise `InvalidParameter` when the model has no room for the prompt and the caption."""
+        positions = self._model.config.text_config.max_position_embeddings
+        options.check_room(prompt_tokens=len(self._input_ids(options.prompt)), positions=positions)
+
+    @torch.inference_mode()
+    def caption(self, pixel_values: Pixels, options: GenerationOptions) -> Generation:
+        """Caption float32 ``[B, 3, H, W]``: B captions, each with its prompt in front."""
+        inputs = {}
+        prompt_tokens = 1
+        if options.prompt:
+            # [CLS] prompt [SEP]: generate puts the decoder's own start in the first place and drops the last.
+            ids = torch.tensor([self._input_ids(options.prompt)] * len(pixel_values), device=self._device)  # [B, T]
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            prompt_tokens = ids.shape[1] - 1
+        started = time.monotonic()
+        tokens = self._model.generate(
+            pixel_values=torch.from_numpy(pixel_values).to(self._device, self._dtype),  # [B, 3, H, W]
+            max_new_tokens=options.max_new_tokens,
+            num_beams=options.num_beams,
+            do_sample=False,
+            **inputs,
+        )  # [B, T + N]
+        text_config = self._model.config.text_config
+        ends = torch.tensor([text_config.sep_token_id, text_config.pad_token_id], device=self._device)
+        generated = torch.isin(tokens[:, prompt_tokens:], ends, invert=True)  # [B, N]
+        captions = [caption.strip() for caption in self._tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+        return Generation(
+            captions,
+            encode_s=self._encoded_at - started,
+            decode_tokens_s=time.monotonic() - self._encoded_at,
+            tokens=int(generated.sum()),
+        )
+
+    def _note_encoded(self, *_: object) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()  # a GPU is given its work long before it has done it
+        self._encoded_at = time.monotonic()
+
+    def _input_ids(self, prompt: str) -> list[int]:
+        # The tokenizer under transformers' wrapper, which changes its state at every call and so is not thread-safe.
+        ids: list[int] = self._tokenizer.backend_tokenizer.encode(prompt).ids
+        return ids

@@ -1,0 +1,147 @@
+"""What the service counts and measures, for Prometheus; docs/operations.md explains each metric.
+
+Counters and histograms are told what happened (`observe_…`). Gauges are read from the objects that they speak of,
+every second in the process that serves, and when Prometheus asks. No label takes a value that a stranger chose.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from captioning.limits import Admission, MemoryBudget
+from captioning.model.engine import Generation
+from captioning.observe.metrics_folder import metrics_folder
+from captioning.pipeline import Model, Status
+from captioning.trace import Trace
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_REQUEST_STAGES = ("fetch", "cache", "decode", "queue")
+_BATCH_STAGES = ("encode", "decode_tokens")
+_CACHE_RESULTS = ("hit", "miss")
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_PICTURES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+_READ_EVERY_S = 1.0
+
+
+class Metrics:
+    """Hold the metrics of one process; with several workers, they are added up where they are asked for."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = self._counter("requests", "Requests answered.", "route", "method", "status", "code")
+        self._request_seconds = self._histogram(
+            "request_seconds", "From a request's arrival to its answer.", _SECONDS, "route", "status_class"
+        )
+        self._stage_seconds = self._histogram(
+            "stage_seconds", "Time in a stage, of a picture or (encode, decode_tokens) of a batch.", _SECONDS, "stage"
+        )
+        self._batch_pictures = self._histogram("batch_pictures", "Pictures in a call of the model.", _PICTURES)
+        self._tokens = self._counter("generated_tokens", "Tokens of captions.")
+        self._cache_lookups = self._counter("cache_lookups", "Pictures looked up in the caption cache.", "result")
+        self._worker_starts = self._counter("worker_starts", "Worker processes that began to serve.")
+
+        self._queue = self._gauge("queue_pictures", "Pictures that wait for the model.")
+        self._permits = self._gauge("permits_in_use", "Requests in the works.")
+        self._permits_limit = self._gauge("permits_limit", "Requests that may be in the works.")
+        self._downloads = self._gauge("downloads_in_use", "Downloads under way.")
+        self._downloads_limit = self._gauge("downloads_limit", "Downloads that may be under way.")
+        self._decoding = self._gauge("decode_memory_bytes", "Memory that pictures take while they are decoded.")
+        self._decoding_limit = self._gauge("decode_memory_limit_bytes", "Memory that decoding may take.")
+        self._model_state = self._gauge("model_state", "Workers whose model is in this state.", "status")
+        self._memory = self._gauge("worker_memory_bytes", "Resident memory of a worker.", "worker", "kind")
+        self._readings: list[Callable[[], None]] = []
+
+    def watch(self, *, admission: Admission, downloads: Admission, decoding: MemoryBudget, model: Model) -> None:
+        """Name the objects that the gauges speak of."""
+
+        def read() -> None:
+            self._queue.set(model.waiting)
+            self._permits.set(admission.in_use)
+            self._permits_limit.set(admission.limit)
+            self._downloads.set(downloads.in_use)
+            self._downloads_limit.set(downloads.limit)
+            self._decoding.set(decoding.held_bytes)
+            self._decoding_limit.set(decoding.total_bytes)
+            for status in get_args(Status):
+                self._model_state.labels(status).set(model.status == status)
+            for kind, size in resident_memory().items():
+                self._memory.labels(str(os.getpid()), kind).set(size)
+
+        self._readings.append(read)
+
+    def start(self) -> None:
+        """Begin to serve: count this process as started, and read the gauges from now on."""
+        self._worker_starts.inc()
+        # Made now, they are there as zeros before anything happens, which is what rates are taken from.
+        for stage in (*_REQUEST_STAGES, *_BATCH_STAGES):
+            self._stage_seconds.labels(stage)
+        for result in _CACHE_RESULTS:
+            self._cache_lookups.labels(result)
+        threading.Thread(target=self._keep_reading, name="metrics", daemon=True).start()
+
+    def observe_request(self, *, route: str, method: str, status: int, code: str, seconds: float) -> None:
+        """Count an answered request; ``route`` is a rule, never a path."""
+        method = method if method in _METHODS else "other"
+        self._requests.labels(route, method, str(status), code).inc()
+        self._request_seconds.labels(route, f"{status // 100}xx").observe(seconds)
+
+    def observe_picture(self, trace: Trace) -> None:
+        """Count a picture: how long its own stages took, the model's being its batch's, and what the cache said."""
+        if trace.cache:
+            self._cache_lookups.labels(trace.cache).inc()
+        for stage in _REQUEST_STAGES:
+            if stage in trace.seconds:
+                self._stage_seconds.labels(stage).observe(trace.seconds[stage])
+
+    def observe_batch(self, batch: Generation) -> None:
+        """Count one call of the model."""
+        self._batch_pictures.observe(len(batch.captions))
+        self._tokens.inc(batch.tokens)
+        self._stage_seconds.labels("encode").observe(batch.encode_s)
+        self._stage_seconds.labels("decode_tokens").observe(batch.decode_tokens_s)
+
+    def exposition(self) -> bytes:
+        """Return all metrics, those of the other workers with them, in Prometheus' text format."""
+        self._read()
+        registry = self._registry
+        if folder := metrics_folder():
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+
+    def _read(self) -> None:
+        for read in self._readings:
+            read()
+
+    def _keep_reading(self) -> None:
+        while True:
+            self._read()
+            time.sleep(_READ_EVERY_S)
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(f"captioning_{name}", meaning, labels, registry=self._registry)
+
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        # Workers' values are added up as long as they live; where `worker` is a label there is but one to add.
+        return Gauge(f"captioning_{name}", meaning, labels, registry=self._registry, multiprocess_mode="livesum")
+
+    def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"captioning_{name}", meaning, labels, buckets=buckets, registry=self._registry)
+
+
+def resident_memory() -> dict[str, int]:
+    """Return this process' resident memory in bytes: its own (anon), mapped from files, shared; nothing off Linux."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return {}
+    fields = dict(line.split(":", 1) for line in lines if line.startswith("Rss"))
+    return {name.removeprefix("Rss").lower(): int(size.split()[0]) * 1024 for name, size in fields.items()}

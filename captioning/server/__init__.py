@@ -1,0 +1,1 @@
+"""gunicorn: the worker, its log and the allocator."""

@@ -1,0 +1,76 @@
+"""From the server's stream to a request's body, within its limits, in this service's own terms."""
+
+from __future__ import annotations
+
+import io
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from gunicorn.http.errors import ParseException
+from werkzeug.exceptions import ClientDisconnected
+from werkzeug.wrappers import Request
+from werkzeug.wsgi import get_input_stream
+
+from captioning.deadline import Deadline
+from captioning.errors import BodyTooLarge, InvalidRequest
+from captioning.limits import MemoryHold
+
+_PIECE = 65_536
+
+
+def read_body(request: Request, *, max_bytes: int, deadline: Deadline, memory: MemoryHold) -> bytes:
+    """Read the whole body; ``memory`` grows with what has really arrived, so a slow sender holds little.
+
+    Raises:
+        BodyTooLarge: its length, or what arrives without one, is over ``max_bytes``.
+        DeadlineExceeded: it did not arrive in time.
+        InvalidRequest: the client went away, or broke HTTP's framing.
+        Overloaded: there is no memory for it.
+    """
+    too_large = BodyTooLarge(f"The request body is over the limit of {max_bytes:,} bytes.")
+    expected = request.content_length
+    if expected is not None and expected > max_bytes:
+        raise too_large
+    body = io.BytesIO()
+    try:
+        with _receiving_until(deadline, request.environ.get("gunicorn.socket")):
+            stream = get_input_stream(request.environ)
+            while piece := stream.read(_PIECE):
+                if body.tell() + len(piece) > max_bytes:
+                    raise too_large
+                # A form or a data: URL stands in memory twice: as it came and as the picture that it holds.
+                memory.grow(2 * len(piece))
+                body.write(piece)
+    except (ParseException, ClientDisconnected, OSError) as error:
+        deadline.remaining()  # what breaks after the deadline broke because of it
+        raise InvalidRequest("The request body is badly framed.", detail=repr(error)) from error
+    deadline.remaining()
+    if expected is not None and body.tell() < expected:
+        raise InvalidRequest(f"The request body ended after {body.tell():,} of {expected:,} bytes.")
+    received = body.getvalue()
+    if request.is_json and not received.isascii():
+        memory.grow(8 * len(received))  # one wide character makes every character of a Python string four bytes wide
+    return received
+
+
+@contextmanager
+def _receiving_until(deadline: Deadline, connection: socket.socket | None) -> Iterator[None]:
+    """Shut the connection's receiving side at the deadline; the answer can still be sent.
+
+    Gunicorn waits for a body as long as the client likes, and a timeout on the socket would start anew with each byte.
+    """
+    timer = threading.Timer(deadline.remaining(), _shut, [connection])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _shut(connection: socket.socket | None) -> None:
+    if connection is not None:
+        with suppress(OSError):  # the client has gone already
+            connection.shutdown(socket.SHUT_RD)

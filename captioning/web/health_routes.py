@@ -1,0 +1,25 @@
+"""The routes that a platform asks whether this process lives and whether it is ready."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, jsonify
+
+from captioning.pipeline import Model
+from captioning.settings import EngineName
+from captioning.web.answers import HealthAnswer, ReadinessAnswer
+
+
+def health_routes(model: Model, *, name: str, revision: str | None, engine: EngineName) -> Blueprint:
+    """Make the routes for liveness and readiness."""
+    routes = Blueprint("health", __name__)
+
+    @routes.get("/healthz")
+    def healthz() -> Response:
+        return jsonify(HealthAnswer().model_dump())
+
+    @routes.get("/readyz")
+    def readyz() -> tuple[Response, int]:
+        answer = ReadinessAnswer(status=model.status, model=name, revision=revision, engine=engine)
+        return jsonify(answer.model_dump()), 200 if answer.status == "ready" else 503
+
+    return routes

@@ -1,0 +1,484 @@
+"""Captions shared through a real Redis or Valkey server, and what becomes of them when that server fails."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import requests
+import trustme
+
+from captioning.cache import redis_store as shared_cache
+from captioning.cache.captions import Kept
+from captioning.cache.redis_store import SharedCache
+from captioning.settings import Settings
+from tests.bad_servers import BadServer, Behaviour, Connection, say_nothing
+from tests.conftest import SAMPLES, Service, free_port, required_program
+
+KEPT = Kept("a caption, ünïcödé too", 60)
+CAPTIONS = json.loads((SAMPLES[0].parent / "captions.json").read_text())
+
+
+class CacheServer:
+    """Run redis-server or valkey-server."""
+
+    def __init__(self, folder: Path, **options: str) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self._folder = folder
+        self._options = {"port": str(self.port), "save": "", "appendonly": "no", "dir": str(folder), **options}
+        self.start()
+
+    def start(self) -> None:
+        program = required_program("valkey-server", "redis-server")
+        arguments = [part for name, value in self._options.items() for part in (f"--{name}", value)]
+        with (self._folder / "log").open("wb") as log:
+            self.process = subprocess.Popen([program, *arguments], stdout=log, stderr=subprocess.STDOUT)
+        eventually(self._answers)
+
+    def ask(self, *command: str | bytes | int) -> Any:
+        with redis.Redis(port=self.port, password=self._options.get("requirepass")) as client:
+            return client.execute_command(*command)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, (self._folder / "log").read_text()
+        try:
+            return bool(self.ask("PING"))
+        except redis.ConnectionError:
+            return False
+
+
+def eventually(condition: Callable[[], Any], seconds: float = 30) -> Any:
+    end = time.monotonic() + seconds
+    while not (answer := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return answer
+
+
+@contextmanager
+def memory_stays_small() -> Iterator[None]:
+    """Check that the peak of this process's memory does not grow by more than 20 MB."""
+
+    def peak_kb() -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0])
+
+    Path("/proc/self/clear_refs").write_text("5")  # begin a new peak
+    before = peak_kb()
+    yield
+    assert peak_kb() - before < 20_000
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[CacheServer]:
+    server = CacheServer(tmp_path)
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_cache, "PAUSE_S", 0.2)
+
+
+def outages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+def gets(cache: SharedCache, key: str) -> Kept:
+    """Return what the cache has; the first times it may still be connecting."""
+    kept = eventually(lambda: cache.get(key))
+    assert isinstance(kept, Kept)
+    return kept
+
+
+def test_what_one_instance_puts_another_gets_for_as_long_as_it_is_kept(server: CacheServer) -> None:
+    SharedCache(server.url).put("a", KEPT)
+    kept = gets(SharedCache(server.url), "a")
+    assert kept.caption == KEPT.caption
+    assert 0 < kept.seconds_left <= 60
+    assert 0 < server.ask("PTTL", "a") <= 60_000
+    assert server.ask("CLIENT", "LIST").count(b"\n") == 3  # one connection each, and the one that asks
+
+
+@pytest.mark.parametrize("scheme", ["unix", "database", "password", "user"])
+def test_every_form_of_url_works(tmp_path: Path, scheme: str) -> None:
+    password = {"requirepass": "p@ss:/w"} if scheme in ("password", "user") else {}
+    server = CacheServer(tmp_path, unixsocket=str(tmp_path / "socket"), **password)
+    urls = {
+        "unix": f"unix://{tmp_path}/socket?db=3",
+        "database": f"{server.url}/3",
+        "password": f"redis://:p%40ss%3A%2Fw@localhost:{server.port}/3",
+        "user": f"redis://default:p%40ss%3A%2Fw@localhost:{server.port}/3",
+    }
+    cache = SharedCache(str(Settings(cache_url=urls[scheme]).cache_url))
+    try:
+        cache.put("a", KEPT)
+        assert gets(cache, "a").caption == KEPT.caption
+        assert list(server.ask("INFO", "KEYSPACE")) == ["db3"]
+    finally:
+        server.kill()
+
+
+def test_tls_is_spoken_and_its_certificate_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority, port = trustme.CA(), free_port()
+    issued = authority.issue_cert("localhost")
+    issued.private_key_pem.write_to_path(tmp_path / "key")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "certificate")
+    authority.cert_pem.write_to_path(tmp_path / "authority")
+    tls = {"tls-cert-file": "certificate", "tls-key-file": "key", "tls-ca-cert-file": "authority"}
+    files = {name: str(tmp_path / file) for name, file in tls.items()}
+    server = CacheServer(tmp_path, **{"tls-port": str(port), "tls-auth-clients": "no", **files})
+    try:
+        stranger = SharedCache(f"rediss://localhost:{port}")
+        assert stranger.get("a") is None
+        assert "CERTIFICATE_VERIFY_FAILED" in eventually(lambda: outages(caplog))[0]
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority"))
+        cache = SharedCache(f"rediss://localhost:{port}")
+        cache.put("a", KEPT)
+        assert gets(cache, "a").caption == KEPT.caption
+    finally:
+        server.kill()
+
+
+def entry(**changes: object) -> str:
+    return json.dumps({"key": "a", "caption": "foreign", "expires_at": time.time() + 86_400, **changes})
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("RPUSH", "a", "a list"),
+        ("SET", "a", ""),
+        ("SET", "a", b"\xff\xfe\x00"),
+        ("SET", "a", "a caption"),
+        ("SET", "a", "[" * 8000),
+        ("SET", "a", entry(key="another")),
+        ("SET", "a", entry(caption=5)),
+        ("SET", "a", entry(caption=None)),
+        ("SET", "a", '{"key": "a", "caption": "\\ud800", "expires_at": 9e9}'),
+        ("SET", "a", entry(expires_at=time.time() - 1)),
+        ("SET", "a", '{"key": "a", "caption": "foreign", "expires_at": NaN}'),
+        ("SET", "a", '{"key": "a", "caption": "foreign", "expires_at": 1e999}'),
+        ("SET", "a", entry(caption="x" * 9000)),
+        ("SETRANGE", "a", 200_000_000, "huge"),
+    ],
+    ids=str,
+)
+def test_a_value_that_is_no_caption_is_a_miss_and_is_replaced(
+    server: CacheServer, caplog: pytest.LogCaptureFixture, command: tuple[str | bytes | int, ...]
+) -> None:
+    cache = SharedCache(server.url)
+    cache.put("there", KEPT)
+    gets(cache, "there")
+    server.ask(*command)
+    with memory_stays_small():
+        assert [cache.get("a") for _ in range(5)] == [None] * 5
+    cache.put("a", KEPT)
+    assert gets(cache, "a").caption == KEPT.caption
+    assert outages(caplog) == []
+
+
+def test_a_caption_too_long_to_be_one_is_not_kept(server: CacheServer) -> None:
+    cache = SharedCache(server.url)
+    cache.put("long", Kept("x" * 9000, 60))
+    cache.put("short", KEPT)
+    gets(cache, "short")
+    assert server.ask("KEYS", "*") == [b"short"]
+
+
+def test_a_connection_that_was_closed_while_idle_is_opened_again(
+    server: CacheServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = SharedCache(server.url)
+    cache.put("a", KEPT)
+    for _ in range(3):
+        gets(cache, "a")
+        server.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    assert gets(cache, "a").caption == KEPT.caption
+    assert outages(caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [(("CONFIG", "SET", "maxmemory", "1"), "OOM"), (("CONFIG", "SET", "min-replicas-to-write", "1"), "NOREPLICAS")],
+)
+@pytest.mark.usefixtures("short_pause")
+def test_a_server_that_takes_nothing_new_still_gives(
+    server: CacheServer, caplog: pytest.LogCaptureFixture, command: tuple[str, ...], code: str
+) -> None:
+    """It is full, or may not write: one warning, and one line when that is over."""
+    cache = SharedCache(server.url)
+    cache.put("a", KEPT)
+    gets(cache, "a")
+    server.ask(*command)
+
+    def refused() -> bool:
+        cache.put("b", KEPT)
+        assert gets(cache, "a").caption == KEPT.caption
+        return bool(outages(caplog))
+
+    eventually(refused)
+    for _ in range(10):
+        time.sleep(0.05)
+        refused()
+    assert server.ask("EXISTS", "b") == 0
+    server.ask(*command[:-1], "0")
+    eventually(lambda: refused() and server.ask("EXISTS", "b"))
+    first, last = outages(caplog)
+    assert f"takes no new captions: it answers {code}" in first
+    assert last.endswith("this is over.")
+
+
+@pytest.mark.parametrize(("url", "code"), [("redis://:wr0ng@", "WRONGPASS"), ("redis://", "NOAUTH")])
+@pytest.mark.usefixtures("short_pause")
+def test_a_wrong_password_is_one_warning_and_is_not_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, url: str, code: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    server = CacheServer(tmp_path, requirepass="right")
+    cache = SharedCache(f"{url}127.0.0.1:{server.port}")
+    try:
+        for _ in range(20):
+            assert cache.get("a") is None
+            cache.put("a", KEPT)
+            time.sleep(0.05)
+        (warning,) = outages(caplog)
+        assert f"cannot be used: it answers {code}" in warning
+        assert "wr0ng" not in caplog.text
+    finally:
+        server.kill()
+
+
+def repeat(*pieces: bytes, every_s: float = 0) -> Behaviour:
+    """Answer each command with these bytes, piece after piece."""
+
+    def behave(connection: Connection) -> None:
+        while command := connection.client.recv(65_536):
+            connection.server.requests.append(command)
+            for piece in pieces:
+                connection.send(piece)
+                connection.sleep(every_s)
+
+    return behave
+
+
+def without_end(start: bytes, more: bytes, every_s: float = 0) -> Behaviour:
+    def behave(connection: Connection) -> None:
+        connection.client.recv(65_536)
+        connection.send(start)
+        while not connection.server.stopping.is_set():
+            connection.sleep(every_s)
+            connection.send(more)
+
+    return behave
+
+
+def answer_with(answer: bytes) -> Behaviour:
+    """Answer the first command, and hang up."""
+
+    def behave(connection: Connection) -> None:
+        connection.client.recv(65_536)
+        connection.send(answer)
+
+    return behave
+
+
+def hang_up(connection: Connection) -> None:
+    pass
+
+
+NONSENSE: dict[str, Behaviour] = {
+    "hangs up": hang_up,
+    "says nothing": say_nothing,
+    "hangs up after the command": answer_with(b""),
+    "random bytes": repeat(os.urandom(100) + b"\r\n"),
+    "zeros": repeat(bytes(10_000)),
+    "HTTP": repeat(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"),
+    "an integer": repeat(b":5\r\n"),
+    "an array": repeat(b"*2\r\n$1\r\na\r\n$1\r\nb\r\n"),
+    "arrays within arrays": repeat(b"*1\r\n" * 100_000),
+    "a map": repeat(b"%1\r\n+a\r\n+b\r\n"),
+    "no length": repeat(b"$x\r\nabc\r\n"),
+    "a length below nothing": repeat(b"$-5\r\nabc\r\n"),
+    "a length of many digits": repeat(b"$" + b"9" * 5000 + b"\r\n"),
+    "half an answer": repeat(b"$100\r\nabc"),
+    "half an answer, then the end": answer_with(b"$100\r\nabc"),
+    "an error that is no text": repeat(b"-\xff\xfe\x00\r\n"),
+    "drips": without_end(b"$100\r\n", b"x", every_s=0.02),
+    "drips a line": without_end(b"+", b"x", every_s=0.02),
+    "a line without end": without_end(b"+", b"x" * 65_536),
+    "a value without end": without_end(b"$2000000000\r\n", b"x" * 65_536),
+}
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE)
+@pytest.mark.usefixtures("short_pause")
+def test_a_server_that_talks_nonsense_costs_milliseconds_and_one_warning(
+    caplog: pytest.LogCaptureFixture, nonsense: str
+) -> None:
+    """Half of the requests come while it is left alone; the memory that it can make grow stays small."""
+    with BadServer(NONSENSE[nonsense]) as server, memory_stays_small():
+        cache = SharedCache(f"redis://127.0.0.1:{server.port}")
+        waited = []
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            started = time.perf_counter()
+            assert cache.get("a") is None
+            cache.put("a", KEPT)
+            waited.append(time.perf_counter() - started)
+            time.sleep(0.01)
+        assert statistics.median(waited) < 0.05
+        (warning,) = outages(caplog)
+        assert f"127.0.0.1:{server.port} cannot be used" in warning
+        assert server.connections < 15
+
+
+@pytest.mark.usefixtures("short_pause")
+def test_a_server_that_repeats_what_it_was_told_gives_no_password_away(caplog: pytest.LogCaptureFixture) -> None:
+    """Old servers do, when they do not know a command."""
+    caplog.set_level(logging.DEBUG)
+    for answer in (b"-ERR unknown command AUTH with args 'hunter2'\r\n", b"-hunter2 is wrong\r\n", b"hunter2\r\n"):
+        with BadServer(repeat(answer)) as server:
+            cache = SharedCache(f"redis://:hunter2@127.0.0.1:{server.port}")
+            cache.get("a")
+            eventually(lambda: outages(caplog))
+        caplog_text = caplog.text
+        assert "hunter2" not in caplog_text
+        assert "cannot be used" in caplog_text
+        caplog.clear()
+
+
+def test_an_answer_to_another_question_is_noticed() -> None:
+    """A server that is one answer behind would otherwise give each picture its predecessor's caption."""
+    wrong = entry(key="b").encode()
+    with BadServer(repeat(b"$%d\r\n%s\r\n" % (len(wrong), wrong))) as server:
+        cache = SharedCache(f"redis://127.0.0.1:{server.port}")
+        gets(cache, "b")
+        assert cache.get("a") is None
+
+
+@pytest.mark.usefixtures("short_pause")
+def test_a_server_that_hangs_is_left_alone_until_it_answers(
+    server: CacheServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = SharedCache(server.url)
+    cache.put("a", KEPT)
+    gets(cache, "a")
+    server.process.send_signal(signal.SIGSTOP)
+    with ThreadPoolExecutor(32) as callers:  # all at once, as in a burst
+        answers = list(callers.map(lambda _: cache.get("a"), range(320)))
+    assert answers == [None] * 320
+    eventually(lambda: cache.get("a") or outages(caplog))
+    server.process.send_signal(signal.SIGCONT)
+    assert gets(cache, "a").caption == KEPT.caption
+    first, last = outages(caplog)
+    assert "does not answer within" in first
+    assert last.endswith("this is over.")
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CacheServer]:
+    server = CacheServer(tmp_path_factory.mktemp("redis"), requirepass="s3cret")
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def instances(start_service: Callable[..., Service], shared_server: CacheServer) -> list[Service]:
+    """Two instances without a memory of their own; one was imported before its worker was forked."""
+    url = f"redis://:s3cret@127.0.0.1:{shared_server.port}"
+    settings = {"CACHE_URL": url, "CACHE_MAX_ENTRIES": "0", "NUM_THREADS": "1"}
+    preloaded = {"GUNICORN_CMD_ARGS": "--preload"}
+    started = [start_service(**settings), start_service(**settings, **preloaded)]
+    return [service.wait_until_ready() for service in started]
+
+
+def cache_ms(response: requests.Response) -> float:
+    return float(dict(part.split(";dur=") for part in response.headers["Server-Timing"].split(", "))["cache"])
+
+
+def log_lines(service: Service) -> list[str]:
+    return [line for line in service.log.read_text().splitlines() if "The caption cache" in line]
+
+
+def test_instances_share_their_captions(instances: list[Service], shared_server: CacheServer) -> None:
+    """What the second answers was written by the first, and then, to see where it comes from, by this test."""
+    first, second = instances
+    picture = SAMPLES[0].read_bytes()
+    made = first.upload(picture)
+    assert (made.headers["X-Cache"], made.json()) == ("miss", {"output": CAPTIONS[SAMPLES[0].name]})
+    (key,) = eventually(lambda: shared_server.ask("KEYS", "*"))
+    written = json.loads(shared_server.ask("GET", key))
+    assert written["caption"] == CAPTIONS[SAMPLES[0].name]
+
+    def answers_what_is_there() -> bool:
+        shared_server.ask("SET", key, json.dumps({**written, "caption": "from the other instance"}))
+        answer = second.upload(picture)
+        return (answer.headers["X-Cache"], answer.json()) == ("hit", {"output": "from the other instance"})
+
+    eventually(answers_what_is_there)
+    shared_server.ask("FLUSHALL")
+
+
+def test_captions_go_on_through_the_cache_servers_outages(instances: list[Service], shared_server: CacheServer) -> None:
+    """It hangs, goes on, dies and comes back under load: every answer is right, and the log has one line for each."""
+    service = instances[0]
+    work = [(sample.read_bytes(), CAPTIONS[sample.name]) for sample in SAMPLES]
+    truths = {picture: service.upload(picture).json() for picture, _ in work}
+
+    def rounds(number: int) -> list[requests.Response]:
+        with ThreadPoolExecutor(4) as callers:
+            answers = list(callers.map(service.upload, [picture for picture, _ in work] * number))
+        assert [answer.json() for answer in answers] == list(truths.values()) * number
+        return answers
+
+    def is_shared() -> bool:
+        return any(answer.headers["X-Cache"] == "hit" for answer in rounds(1))
+
+    eventually(is_shared)
+    shared_server.process.send_signal(signal.SIGSTOP)
+    rounds(1)
+    eventually(lambda: (service.upload(work[0][0]), len(log_lines(service)) == 1)[1])
+    left_alone = rounds(1)
+    assert {answer.headers["X-Cache"] for answer in left_alone} == {"miss"}
+    assert statistics.median(map(cache_ms, left_alone)) < 20
+    shared_server.process.send_signal(signal.SIGCONT)
+    eventually(is_shared)
+
+    with ThreadPoolExecutor(1) as caller:
+        meanwhile = caller.submit(rounds, 4)
+        shared_server.kill()
+        meanwhile.result()
+    eventually(lambda: (rounds(1), len(log_lines(service)) == 3)[1])
+    shared_server.start()
+    eventually(is_shared)
+
+    hung, over, gone, over_again = log_lines(service)
+    assert "cannot be used: " in hung
+    assert "cannot be used: " in gone
+    assert "this is over." in over
+    assert "this is over." in over_again
+    for instance in instances:
+        log = instance.log.read_text()
+        assert "s3cret" not in log
+        assert "Traceback" not in log

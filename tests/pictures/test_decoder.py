@@ -1,0 +1,715 @@
+"""The decoder on real encoded bytes: colours in every format and mode, orientation, limits, hostile input."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from captioning.errors import CaptioningError, CorruptImage, TooManyPixels, UnsupportedImage
+from captioning.pictures.decoder import MAX_SIDE, decode_image, open_image
+from tests.sample_pictures import BLUE, GREEN, GREY, RED, SAMPLES, WHITE, encoded, exif, png, png_chunk, quadrants, tiff
+
+# The decoder silences Pillow's warnings; pytest's "error" would outrank that filter.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::RuntimeWarning:PIL")
+
+QUADRANTS = (RED, GREEN, BLUE, GREY)
+
+
+def corners(image: Image.Image) -> list[tuple[int, ...]]:
+    """The colours at the middle of the four quadrants, in reading order."""
+    width, height = image.size
+    points = [(x, y) for y in (height // 4, 3 * height // 4) for x in (width // 4, 3 * width // 4)]
+    return [tuple(np.asarray(image)[y, x].tolist()) for x, y in points]
+
+
+def assert_close(found: Any, expected: Any, tolerance: int = 0) -> None:
+    difference = np.abs(np.asarray(found, dtype=int) - np.asarray(expected, dtype=int)).max()
+    assert difference <= tolerance, f"{found!r} is not {expected!r}"
+
+
+def decoded(data: bytes, **options: Any) -> NDArray[np.uint8]:
+    image = decode_image(data, **options)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def reoriented(image: Image.Image, orientation: int) -> Image.Image:
+    """Store a picture so that ``orientation`` makes it upright again, worked out on arrays."""
+    a = np.asarray(image)
+    stored = {
+        1: a,
+        2: a[:, ::-1],
+        3: a[::-1, ::-1],
+        4: a[::-1],
+        5: a.swapaxes(0, 1),
+        6: np.rot90(a, 1),
+        7: np.rot90(a, 2).swapaxes(0, 1),
+        8: np.rot90(a, -1),
+    }[orientation]
+    return Image.fromarray(np.ascontiguousarray(stored))
+
+
+@contextmanager
+def peak_memory() -> Iterator[Callable[[], int]]:
+    """Yield a function that tells by how many bytes this process has grown at most, since the start."""
+    # Memory that was freed but not returned would hide growth.
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    base = _status("VmRSS")
+    yield lambda: _status("VmHWM") - base
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+
+# ---- colours
+
+
+LOSSLESS: list[tuple[str, dict[str, Any]]] = [
+    ("PNG", {}),
+    ("PNG", {"compress_level": 0}),
+    ("WEBP", {"lossless": True}),
+    ("BMP", {}),
+    ("GIF", {}),
+    ("TIFF", {}),
+    ("TIFF", {"compression": "tiff_lzw"}),
+    ("TIFF", {"compression": "tiff_adobe_deflate"}),
+    ("TIFF", {"compression": "packbits"}),
+    ("TIFF", {"big_tiff": True}),
+]
+LOSSY: list[tuple[str, dict[str, Any]]] = [
+    ("JPEG", {"quality": 95}),
+    ("JPEG", {"quality": 95, "progressive": True}),
+    ("MPO", {"quality": 95}),
+    ("WEBP", {"quality": 95}),
+    ("AVIF", {"quality": 95}),
+    ("TIFF", {"compression": "jpeg", "quality": 95}),
+]
+
+
+@pytest.mark.parametrize(("form", "options"), LOSSLESS)
+def test_lossless_formats_keep_every_pixel(form: str, options: dict[str, Any]) -> None:
+    assert_close(decoded(encoded(quadrants(), form, **options)), np.asarray(quadrants()))
+
+
+@pytest.mark.parametrize(("form", "options"), LOSSY)
+def test_lossy_formats_keep_the_colours(form: str, options: dict[str, Any]) -> None:
+    image = decode_image(encoded(quadrants(), form, **options))
+    assert image.size == (48, 32)
+    assert_close(corners(image), QUADRANTS, 8)
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF", "AVIF"])
+def test_alpha_lies_over_white(form: str) -> None:
+    alpha = np.tile(np.linspace(0, 255, 48).astype(np.uint8), (32, 1))
+    image = quadrants()
+    image.putalpha(Image.fromarray(alpha))
+    options = {"lossless": True, "exact": True} if form == "WEBP" else {}
+    colours = np.asarray(quadrants()).astype(float)
+    expected = colours * alpha[..., None] / 255 + 255 - alpha[..., None].astype(float)
+    found = decoded(encoded(image, form, **options)).astype(float)
+    # AVIF is lossy, and more so at the edges between quadrants.
+    assert np.percentile(np.abs(found - expected), 90) <= (6 if form == "AVIF" else 1)
+
+
+def test_alpha_is_blended_as_pillow_blends_it() -> None:
+    rng = np.random.default_rng(0)
+    rgba = Image.fromarray(rng.integers(0, 256, (64, 64, 4), dtype=np.uint8))
+    white = Image.new("RGBA", rgba.size, "white")
+    expected = Image.alpha_composite(white, rgba).convert("RGB")
+    assert_close(decoded(encoded(rgba, "PNG")), np.asarray(expected))
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_grey_with_alpha(form: str) -> None:
+    image = Image.merge("LA", (Image.new("L", (8, 8), 100), Image.linear_gradient("L").resize((8, 8))))
+    grey, alpha = (np.asarray(band).astype(float) for band in image.split())
+    expected = grey * alpha / 255 + 255 - alpha
+    assert_close(decoded(encoded(image, form))[..., 0], expected, 1)
+
+
+def test_premultiplied_grey_and_colour_in_tiff() -> None:
+    half_grey = tiff(1, 1, bytes([50, 128]), {258: [8, 8], 262: 1, 277: 2, 338: 1})
+    assert_close(decoded(half_grey)[0, 0], (177, 177, 177), 2)
+    half_red = tiff(1, 1, bytes([128, 0, 0, 128]), {258: [8, 8, 8, 8], 262: 2, 277: 4, 338: 1})
+    assert_close(decoded(half_red)[0, 0], (255, 127, 127), 2)
+
+
+def test_extra_samples_that_are_not_alpha_are_ignored() -> None:
+    data = tiff(1, 1, bytes([*RED, 0]), {258: [8, 8, 8, 8], 262: 2, 277: 4, 338: 0})
+    assert_close(decoded(data)[0, 0], RED)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_palettes_of_every_depth_with_transparency(bits: int) -> None:
+    palette = bytes([*RED, *GREEN, *BLUE, *GREY])[: 3 * min(4, 2**bits)]
+    indexes = np.array([[0, 1], [2, 3]]) % min(4, 2**bits)
+    colours = np.array([RED, GREEN, BLUE, GREY])[indexes].astype(float)
+
+    plain = png(indexes[..., None], bits=bits, colour=3, extra=[(b"PLTE", palette)])
+    assert_close(decoded(plain), colours)
+
+    one_clear = [(b"PLTE", palette), (b"tRNS", b"\xff\x00")]
+    expected = np.where((indexes == 1)[..., None], 255, colours)
+    assert_close(decoded(png(indexes[..., None], bits=bits, colour=3, extra=one_clear)), expected)
+
+    half_clear = [(b"PLTE", palette), (b"tRNS", b"\x80")]
+    expected = np.where((indexes == 0)[..., None], colours * 128 / 255 + 127, colours)
+    assert_close(decoded(png(indexes[..., None], bits=bits, colour=3, extra=half_clear)), expected, 1)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_grey_of_every_depth_with_a_colour_key(bits: int) -> None:
+    top = 2**bits - 1
+    samples = np.array([[0, 1, top // 2, top]])
+    expected = (samples * 255 / top)[0]
+    assert_close(decoded(png(samples[..., None], bits=bits, colour=0))[0, :, 0], expected, 1)
+    for key in (0, 1, top // 2):
+        chunk = [(b"tRNS", struct.pack(">H", key))]
+        found = decoded(png(samples[..., None], bits=bits, colour=0, extra=chunk))[0]
+        assert_close(found[:, 0], np.where(samples[0] == key, 255, expected), 1)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_colour_key(bits: int) -> None:
+    samples = np.array([[RED, GREEN]])
+    if bits == 16:
+        samples = samples * 256 + 7
+    key = [(b"tRNS", struct.pack(">3H", *samples[0, 0]))]
+    assert_close(decoded(png(samples, bits=bits, colour=2, extra=key))[0], [WHITE, GREEN])
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_16_bit_png_is_scaled_and_not_clipped(colour: int, channels: int) -> None:
+    ramp = np.linspace(0, 65_535, 256).astype(int)
+    samples = np.repeat(ramp[None, :, None], channels, axis=2)
+    if colour in (4, 6):
+        samples[..., -1] = 65_535
+    assert_close(decoded(png(samples, bits=16, colour=colour))[0, :, 0], ramp / 257, 1)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_16_bit_tiff(order: str) -> None:
+    ramp = np.linspace(0, 65_535, 256).astype(int)
+    strip = ramp.astype(order + "u2").tobytes()
+    assert_close(decoded(tiff(256, 1, strip, {258: 16, 262: 1}, order))[0, :, 0], ramp / 257, 1)
+    three = np.repeat(ramp[:, None], 3, axis=1).astype(order + "u2").tobytes()
+    colour = tiff(256, 1, three, {258: [16, 16, 16], 262: 2, 277: 3}, order)
+    assert_close(decoded(colour)[0, :, 2], ramp / 257, 1)
+    compressed = encoded(Image.fromarray(ramp.astype(np.uint16)[None]), "TIFF", compression="tiff_lzw")
+    assert_close(decoded(compressed)[0, :, 1], ramp / 257, 1)
+
+
+@pytest.mark.parametrize(("bits", "code"), [(8, "u1"), (16, "<u2")])
+def test_white_is_zero_in_tiff(bits: int, code: str) -> None:
+    top = 2**bits - 1
+    strip = np.array([0, top // 2, top]).astype(code).tobytes()
+    assert_close(decoded(tiff(3, 1, strip, {258: bits, 262: 0}))[0, :, 0], [255, 128, 0], 1)
+
+
+def test_12_bit_tiff() -> None:
+    # Two samples in three bytes: 0xFFF and 0x800.
+    assert_close(decoded(tiff(2, 1, b"\xff\xf8\x00", {258: 12, 262: 1}))[0, :, 0], [255, 128])
+
+
+@pytest.mark.parametrize(
+    ("strip", "sample_format"),
+    [
+        (np.array([-5.0, 0.0, 5.0], "<f4").tobytes(), 3),
+        (np.array([0, 50_000_000, 100_000_000], "<u4").tobytes(), 1),
+        (np.array([-1000, 0, 1000], "<i4").tobytes(), 2),
+    ],
+)
+def test_wide_grey_is_stretched(strip: bytes, sample_format: int) -> None:
+    data = tiff(3, 1, strip, {258: 32, 262: 1, 339: sample_format})
+    assert_close(decoded(data)[0, :, 0], [0, 128, 255], 1)
+
+
+def test_wide_grey_without_contrast_or_numbers() -> None:
+    flat = np.full(4, 7.0, "<f4").tobytes()
+    assert_close(decoded(tiff(2, 2, flat, {258: 32, 262: 1, 339: 3}))[0, 0], (0, 0, 0))
+    infinite = np.array([0, np.inf], "<f4").tobytes()
+    with pytest.raises(UnsupportedImage):
+        decode_image(tiff(2, 1, infinite, {258: 32, 262: 1, 339: 3}))
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "GIF", "TIFF"])
+def test_1_bit(form: str) -> None:
+    image = Image.new("1", (20, 10))
+    image.paste(1, (10, 0, 20, 10))
+    found = decoded(encoded(image, form))
+    assert_close(found[5, 5], (0, 0, 0))
+    assert_close(found[5, 15], WHITE)
+
+
+def test_group4_fax() -> None:
+    image = Image.new("1", (20, 10), 1)
+    image.paste(0, (10, 0, 20, 10))
+    found = decoded(encoded(image, "TIFF", compression="group4"))
+    assert_close([found[5, 5], found[5, 15]], [WHITE, (0, 0, 0)])
+
+
+CMYK_INKS = {"cyan": (255, 0, 0, 0), "red": (0, 255, 255, 0), "black": (0, 0, 0, 255), "paper": (0, 0, 0, 0)}
+CMYK_SEEN = {"cyan": (0, 255, 255), "red": (255, 0, 0), "black": (0, 0, 0), "paper": WHITE}
+
+
+@pytest.mark.parametrize("ink", CMYK_INKS)
+@pytest.mark.parametrize(("form", "options"), [("JPEG", {"quality": 100}), ("TIFF", {})])
+def test_cmyk(form: str, options: dict[str, Any], ink: str) -> None:
+    data = encoded(Image.new("CMYK", (16, 16), CMYK_INKS[ink]), form, **options)
+    if form == "JPEG":
+        assert b"Adobe" in data
+    assert_close(decoded(data)[8, 8], CMYK_SEEN[ink], 2)
+
+
+@pytest.mark.parametrize("ink", CMYK_INKS)
+def test_ycck_jpeg(ink: str) -> None:
+    *inks, black = CMYK_INKS[ink]
+    luma = np.asarray(Image.new("RGB", (16, 16), tuple(inks)).convert("YCbCr"))
+    stored = np.dstack([luma, np.full((16, 16), 255 - black, np.uint8)])
+    # Pillow writes the inverse of what it is given; the marker's last byte says YCCK.
+    data = bytearray(encoded(Image.frombytes("CMYK", (16, 16), (255 - stored).tobytes()), "JPEG", quality=100))
+    transform = data.index(b"Adobe") + 11
+    assert data[transform] == 0
+    data[transform] = 2
+    assert_close(decoded(bytes(data))[8, 8], CMYK_SEEN[ink], 4)
+
+
+def test_lab_and_ycbcr_tiff() -> None:
+    # L* 53, a* 80, b* 67 is sRGB red.
+    lab = tiff(1, 1, bytes([136, 80, 67]), {258: [8, 8, 8], 262: 8, 277: 3})
+    assert_close(decoded(lab)[0, 0], (255, 0, 0), 12)
+    luma = Image.new("RGB", (1, 1), RED).convert("YCbCr").tobytes()
+    ycbcr = tiff(1, 1, luma, {258: [8, 8, 8], 262: 6, 277: 3, 530: [1, 1]})
+    assert_close(decoded(ycbcr)[0, 0], RED, 3)
+
+
+def test_an_icc_profile_changes_nothing() -> None:
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = encoded(quadrants(), "PNG", icc_profile=profile)
+    assert_close(decoded(data), np.asarray(quadrants()))
+    assert_close(decoded(encoded(quadrants(), "PNG", icc_profile=b"nonsense")), np.asarray(quadrants()))
+
+
+# ---- frames
+
+
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("GIF", {}),
+        ("GIF", {"disposal": 2}),
+        ("GIF", {"disposal": 3, "transparency": 255}),
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("AVIF", {}),
+        ("TIFF", {}),
+        ("MPO", {}),
+    ],
+)
+def test_the_first_frame_counts(form: str, options: dict[str, Any]) -> None:
+    frames = [Image.new("RGB", (32, 32), colour) for colour in (RED, BLUE, GREEN)]
+    data = encoded(frames[0], form, save_all=True, append_images=frames[1:], **options)
+    assert_close(decoded(data)[16, 16], RED, 8)
+
+
+def test_a_gif_frame_may_be_smaller_than_its_canvas_or_leave_it() -> None:
+    data = bytearray(encoded(Image.new("P", (4, 4), 1), "GIF"))
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([*BLUE, *RED])
+    data = bytearray(encoded(image, "GIF"))
+    frame = data.index(b",\0\0\0\0\x04\0\x04\0")
+    struct.pack_into("<2H", data, 6, 10, 8)
+    struct.pack_into("<2H", data, frame + 1, 3, 2)
+    found = decoded(bytes(data))
+    assert found.shape == (8, 10, 3)
+    expected = np.full((8, 10, 3), 255)
+    expected[2:6, 3:7] = RED
+    assert_close(found, expected)
+    picture = open_image(bytes(data)).decode()
+    assert_close(np.asarray(picture.crop((0, 0, 10, 2))), expected[:2])
+    assert_close(np.asarray(picture.crop((4, 3, 10, 8))), expected[3:, 4:])
+
+    struct.pack_into("<2H", data, frame + 1, 8, 6)
+    found = decoded(bytes(data))
+    assert found.shape == (10, 12, 3)
+    assert_close(found[9, 11], RED)
+    assert_close(found[9, 0], WHITE)
+
+
+def test_interlaced_gif() -> None:
+    image = quadrants().quantize(8)
+    assert_close(decoded(encoded(image, "GIF", interlace=1)), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize(("bits", "colour"), [(1, 0), (8, 2), (16, 6)])
+def test_interlaced_png(bits: int, colour: int) -> None:
+    rng = np.random.default_rng(0)
+    channels = {0: 1, 2: 3, 6: 4}[colour]
+    samples = rng.integers(0, 2**bits, (11, 13, channels))
+    plain, interlaced = (png(samples, bits=bits, colour=colour, adam7=adam7) for adam7 in (False, True))
+    assert plain != interlaced
+    assert_close(decoded(interlaced), decoded(plain))
+
+
+# ---- orientation
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "TIFF lzw", "AVIF"])
+def test_orientation(form: str, orientation: int) -> None:
+    stored = reoriented(quadrants(), orientation)
+    form, _, compression = form.partition(" ")
+    options: dict[str, Any] = {"exif": exif(orientation)}
+    if form == "TIFF":
+        options = {"tiffinfo": {274: orientation}, "compression": f"tiff_{compression}" if compression else None}
+    elif form in ("JPEG", "WEBP", "AVIF"):
+        options["quality"] = 95
+    image = decode_image(encoded(stored, form, **options))
+    assert image.size == (48, 32)
+    assert_close(corners(image), QUADRANTS, 10)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_parts_of_a_turned_picture_are_parts_of_the_upright_one(orientation: int) -> None:
+    rng = np.random.default_rng(orientation)
+    upright = Image.fromarray(rng.integers(0, 256, (23, 17, 3), dtype=np.uint8))
+    picture = open_image(encoded(reoriented(upright, orientation), "PNG", exif=exif(orientation))).decode()
+    assert picture.size == (17, 23)
+    assert_close(np.asarray(picture.to_rgb()), np.asarray(upright))
+    for box in [(0, 0, 17, 1), (3, 5, 11, 20), (16, 22, 17, 23)]:
+        assert_close(np.asarray(picture.crop(box)), np.asarray(upright.crop(box)))
+
+
+def test_a_tiff_is_turned_once_though_xmp_says_it_too() -> None:
+    xmp = b'<rdf:Description tiff:Orientation="6"/>'
+    stored = reoriented(quadrants(), 6)
+    image = decode_image(encoded(stored, "TIFF", tiffinfo={274: 6, 700: xmp}))
+    assert image.size == (48, 32)
+    assert_close(corners(image), QUADRANTS)
+
+
+def test_png_orientation_may_stand_behind_the_pixels() -> None:
+    block = exif(3).removeprefix(b"Exif\0\0")
+    samples = np.asarray(reoriented(quadrants(), 3))
+    assert_close(corners(decode_image(png(samples, bits=8, colour=2, late=[(b"eXIf", block)]))), QUADRANTS)
+
+
+def test_avif_boxes_outrank_exif() -> None:
+    data = bytearray(encoded(quadrants(), "AVIF", quality=95, exif=exif(6)))
+    assert decode_image(bytes(data)).size == (32, 48)
+    # A rotation by 0: EXIF, which still says 6, must not turn the picture a second time or alone.
+    data[data.index(b"irot") + 4] = 0
+    image = decode_image(bytes(data))
+    assert image.size == (48, 32)
+    assert_close(corners(image), QUADRANTS, 10)
+
+
+@pytest.mark.parametrize(
+    "block", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"]
+)
+def test_broken_exif_is_no_reason_to_refuse(block: bytes) -> None:
+    for form in ("JPEG", "PNG", "WEBP"):
+        assert decode_image(encoded(quadrants(), form, exif=block)).size == (48, 32)
+
+
+# ---- limits
+
+
+def large_headers(width: int, height: int) -> dict[str, bytes]:
+    """Small files whose headers claim a large size."""
+    image = quadrants()
+    jpeg = bytearray(encoded(image, "JPEG"))
+    struct.pack_into(">2H", jpeg, jpeg.index(b"\xff\xc0") + 5, height, width)
+    gif = bytearray(encoded(image, "GIF"))
+    frame = gif.index(b",\0\0\0\0\x30\0\x20\0")
+    struct.pack_into("<2H", gif, 6, width, height)
+    gif_frame = bytearray(gif)
+    struct.pack_into("<2H", gif_frame, frame + 5, width, height)
+    disposing = bytearray(encoded(image, "GIF", save_all=True, append_images=[image.rotate(180)], disposal=2))
+    frame = disposing.index(b",\0\0\0\0\x30\0\x20\0")
+    struct.pack_into("<2H", disposing, 6, width, height)
+    struct.pack_into("<2H", disposing, frame + 5, width, height)
+    bmp = bytearray(encoded(image, "BMP"))
+    struct.pack_into("<2i", bmp, 18, width, height)
+    webp = bytearray(encoded(image.convert("RGBA"), "WEBP", exif=exif(1), lossless=True))
+    webp[24:30] = max(width - 1, 0).to_bytes(3, "little") + max(height - 1, 0).to_bytes(3, "little")
+    avif = bytearray(encoded(image, "AVIF"))
+    struct.pack_into(">2I", avif, avif.index(b"ispe") + 8, width, height)
+    return {
+        "JPEG": bytes(jpeg),
+        "PNG": png(np.zeros((1, 1, 3)), bits=8, colour=2).replace(
+            png(np.zeros((1, 1, 3)), bits=8, colour=2)[8:33],
+            png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        ),
+        "GIF": bytes(gif),
+        "GIF frame": bytes(gif_frame),
+        "GIF disposal": bytes(disposing),
+        "BMP": bytes(bmp),
+        "WEBP": bytes(webp),
+        "TIFF": tiff(width, height, b"\0" * 64, {258: 8, 262: 1}),
+        "TIFF lzw": tiff(width, height, b"\0" * 64, {258: 8, 262: 1, 259: 5}),
+        "TIFF tile": tiff(8, 8, b"\0" * 64, {258: 8, 262: 1, 259: 8, 322: width, 323: height, 324: [8], 325: [64]}),
+        "AVIF": bytes(avif),
+    }
+
+
+@pytest.mark.parametrize("side", [60_000, 12_000, 7_000])
+@pytest.mark.parametrize("name", large_headers(1, 1))
+def test_a_large_header_is_refused_at_once_without_memory(name: str, side: int) -> None:
+    data = large_headers(side, side)[name]
+    begun = time.process_time()
+    with peak_memory() as grown:
+        with pytest.raises(CaptioningError) as caught:
+            open_image(data)
+        assert grown() < 8 * 2**20
+    assert time.process_time() - begun < 0.5
+    # libavif and libwebp find by themselves that such a header cannot be true.
+    expected: tuple[type[CaptioningError], ...] = (TooManyPixels,)
+    if name in ("AVIF", "WEBP"):
+        expected = (TooManyPixels, CorruptImage)
+    assert isinstance(caught.value, expected)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "MPO"])
+def test_the_pixel_limit_is_exact(form: str) -> None:
+    data = encoded(quadrants(48, 32), form)
+    assert open_image(data, max_pixels=48 * 32).pixels == 48 * 32
+    with pytest.raises(TooManyPixels, match="48 x 32"):
+        open_image(data, max_pixels=48 * 32 - 1)
+
+
+def test_sides_are_limited_too() -> None:
+    line = np.zeros((1, MAX_SIDE + 1, 1), int)
+    with pytest.raises(TooManyPixels, match="side"):
+        open_image(png(line, bits=1, colour=0))
+    assert decode_image(png(line[:, 1:], bits=1, colour=0)).size == (MAX_SIDE, 1)
+
+
+@pytest.mark.parametrize("name", [name for name in large_headers(1, 1) if name not in ("WEBP", "GIF")])
+@pytest.mark.parametrize(("width", "height"), [(0, 0), (0, 5), (5, 0)])
+def test_a_picture_without_size_is_corrupt(name: str, width: int, height: int) -> None:
+    # WebP cannot express it, and a GIF's frame widens its canvas.
+    with pytest.raises(CorruptImage):
+        decode_image(large_headers(width, height)[name])
+
+
+def test_a_progressive_jpeg_of_too_many_scans() -> None:
+    data = encoded(quadrants(), "JPEG", progressive=True)
+    assert decode_image(data).size == (48, 32)
+    last_scan = data[data.rindex(b"\xff\xda") : -2]
+    assert decode_image(data[:-2] + last_scan * 20 + data[-2:]).size == (48, 32)
+    with pytest.raises(CorruptImage, match="scans"):
+        open_image(data[:-2] + last_scan * 100 + data[-2:])
+
+
+def test_png_text_is_limited() -> None:
+    body = b"key\0\0" + zlib.compress(b"x" * 900_000)
+    chunks = [(b"zTXt", body)]
+    assert open_image(png(np.zeros((1, 1, 1)), bits=8, colour=0, extra=chunks * 4)).pixels == 1
+    with pytest.raises(CorruptImage):
+        open_image(png(np.zeros((1, 1, 1)), bits=8, colour=0, extra=chunks * 5))
+    bomb = [(b"zTXt", b"key\0\0" + zlib.compress(b"x" * 50_000_000))]
+    with peak_memory() as grown:
+        with pytest.raises(CorruptImage):
+            open_image(png(np.zeros((1, 1, 1)), bits=8, colour=0, extra=bomb))
+        assert grown() < 8 * 2**20
+
+
+def _noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    rng = np.random.default_rng(0)
+    bands = {"L": 1, "P": 1, "RGB": 3, "RGBA": 4, "LA": 2, "CMYK": 4}[mode]
+    smooth = rng.integers(0, 256, (height // 16, width // 16, bands), dtype=np.uint8)
+    full = np.kron(smooth, np.ones((16, 16, 1), np.uint8))
+    return Image.frombytes(mode, (full.shape[1], full.shape[0]), full.tobytes())
+
+
+@pytest.mark.parametrize(
+    ("mode", "form", "options"),
+    [
+        ("RGBA", "PNG", {"compress_level": 1}),
+        ("P", "PNG", {"compress_level": 1}),
+        ("LA", "PNG", {"compress_level": 1}),
+        ("CMYK", "JPEG", {"progressive": True}),
+        ("RGB", "JPEG", {"progressive": True, "subsampling": 0}),
+        ("RGBA", "WEBP", {"method": 0}),
+        ("RGBA", "WEBP", {"method": 0, "quality": 0, "lossless": True}),
+        ("RGBA", "AVIF", {"speed": 10}),
+        ("RGB", "TIFF", {"compression": "tiff_lzw", "tiffinfo": {278: 2048, 274: 6}}),
+        ("RGB", "TIFF", {"compression": "tiff_lzw", "tiffinfo": {278: 8, 274: 6}}),
+    ],
+)
+def test_memory_stays_within_what_was_told(mode: str, form: str, options: dict[str, Any]) -> None:
+    data = encoded(_noise(2560, 2048, mode), form, **options)
+    with peak_memory() as grown:
+        opened = open_image(data, target_size=384)
+        picture = opened.decode()
+        for top in range(0, picture.size[1], 64):
+            picture.crop((0, top, picture.size[0], top + 64))
+        assert grown() < opened.memory_bytes
+
+
+# ---- reduced scale
+
+
+@pytest.mark.parametrize(
+    ("size", "target", "expected"),
+    [
+        ((1000, 900), 100, (500, 450)),
+        ((2400, 2400), 100, (300, 300)),
+        ((5000, 650), 100, (2500, 325)),
+        ((599, 4000), 100, (599, 4000)),
+        ((4000, 4000), None, (4000, 4000)),
+    ],
+)
+def test_jpegs_are_reduced_while_both_sides_stay_three_times_the_target(
+    size: tuple[int, int], target: int | None, expected: tuple[int, int]
+) -> None:
+    opened = open_image(encoded(Image.new("RGB", size, RED), "JPEG"), target_size=target)
+    assert opened.pixels == expected[0] * expected[1]
+    picture = opened.decode()
+    assert picture.size == expected
+    assert_close(np.asarray(picture.crop((0, 0, 1, 1)))[0, 0], RED, 3)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_reduced_pictures_are_turned(orientation: int) -> None:
+    stored = reoriented(quadrants(1200, 800), orientation)
+    image = decode_image(encoded(stored, "JPEG", exif=exif(orientation)), target_size=100)
+    assert image.size == (600, 400)
+    assert_close(corners(image), QUADRANTS, 5)
+
+
+def test_below_the_threshold_not_a_bit_changes() -> None:
+    data = encoded(_noise(599, 599 * 2), "JPEG")
+    assert_close(decoded(data, target_size=100), decoded(data))
+    for form in ("PNG", "WEBP"):
+        data = encoded(_noise(1600, 1600), form)
+        assert_close(decoded(data, target_size=100), decoded(data))
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff",
+        b"<!doctype html><title>Not found</title>",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"%PDF-1.7\n%",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        b"8BPS\0\x01" + b"\0" * 40,
+        b"SIMPLE  =                    T" + b" " * 80,
+        b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0" * 40,
+        b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 40,
+        b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + b"\0" * 40,
+        b"RIFF\x24\0\0\0WAVEfmt " + b"\0" * 40,
+        encoded(quadrants(), "ICO"),
+        encoded(quadrants(), "JPEG2000"),
+        encoded(quadrants(), "PPM"),
+        encoded(quadrants(), "TGA"),
+        encoded(quadrants(), "TIFF", compression="zstd"),
+    ],
+)
+def test_what_is_not_on_the_list_is_unsupported(data: bytes) -> None:
+    with pytest.raises(UnsupportedImage) as caught:
+        decode_image(data)
+    assert caught.value.status == 422
+
+
+@pytest.mark.parametrize(
+    "signature", [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"II*\0", b"RIFF\0\0\0\0WEBPVP8 "]
+)
+def test_a_signature_alone_is_corrupt(signature: bytes) -> None:
+    with pytest.raises(CorruptImage):
+        decode_image(signature)
+
+
+def outcome(data: bytes) -> str:
+    """Decode in two parts; let nothing but a picture or this package's own refusals come out."""
+    try:
+        picture = open_image(data, max_pixels=1_000_000, target_size=32).decode()
+        width, height = picture.size
+        assert picture.crop((0, 0, width, height)).mode == "RGB"
+        assert picture.crop((0, 0, 1, 1)).size == (1, 1)
+    except (UnsupportedImage, CorruptImage, TooManyPixels) as refusal:
+        return type(refusal).__name__
+    return "picture"
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_cut_files_are_corrupt(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    data = SAMPLES[name]
+    assert outcome(data) == "picture"
+    cuts = sorted({*range(16, 64), *np.linspace(64, len(data) - 1, 60).astype(int).tolist()})
+    outcomes = {cut: outcome(data[:cut]) for cut in cuts if cut < len(data)}
+    assert set(outcomes.values()) <= {"CorruptImage", "picture"}
+    # Cut in half, nothing but the first of several frames can be whole.
+    if name not in ("mpo", "apng", "gif", "webp animated"):
+        assert outcomes[min(outcomes, key=lambda cut: abs(cut - len(data) // 2))] == "CorruptImage"
+
+
+# ---- company
+
+
+def test_many_threads_decode_at_once() -> None:
+    expected = {name: decoded(data).tobytes() for name, data in SAMPLES.items()}
+    with ThreadPoolExecutor(8) as pool:
+        for name, found in pool.map(lambda name: (name, decoded(SAMPLES[name]).tobytes()), list(SAMPLES) * 8):
+            assert found == expected[name]
+
+
+def test_one_picture_may_be_read_by_many_threads() -> None:
+    picture = open_image(SAMPLES["png palette"]).decode()
+    whole = np.asarray(picture.to_rgb())
+    with ThreadPoolExecutor(8) as pool:
+        strips = list(pool.map(lambda top: np.asarray(picture.crop((0, top, 32, top + 1))), range(48 // 2)))
+    assert_close(np.concatenate(strips), whole[: 48 // 2, :32])
+
+
+def test_nothing_is_printed_about_sloppy_pictures(tmp_path: Path) -> None:
+    (tmp_path / "sloppy.jpg").write_bytes(encoded(quadrants(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\x00\x05\x01\x12"))
+    (tmp_path / "cut.tif").write_bytes(SAMPLES["tiff lzw"][:-20])
+    fax = tiff(600, 300, np.random.default_rng(0).bytes(10_000), {258: 1, 262: 0, 259: 4})
+    (tmp_path / "fax.tif").write_bytes(fax)
+    (tmp_path / "samples.tif").write_bytes(tiff(4, 4, bytes(16), {258: 8, 262: 1, 277: 9}))
+    script = """
+import sys, pathlib
+from captioning.pictures.decoder import decode_image
+from captioning.errors import CaptioningError
+for path in sys.argv[1:]:
+    try:
+        decode_image(pathlib.Path(path).read_bytes())
+    except CaptioningError:
+        pass
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script, *map(str, sorted(tmp_path.iterdir()))],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert (ran.stdout, ran.stderr) == ("", "")

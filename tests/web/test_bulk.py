@@ -1,0 +1,184 @@
+"""Several pictures in one request, over HTTP and as the iterator behind it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import pytest
+import requests
+
+from captioning.errors import CorruptImage, Overloaded
+from captioning.limits import Admission
+from captioning.web.bulk import each_as_admitted
+from tests.bad_servers import BadServer, Connection
+from tests.conftest import SAMPLES, Service
+
+Start = Callable[..., Service]
+
+
+def test_every_source_is_yielded_once_with_its_place() -> None:
+    done = dict(each_as_admitted("abcdefg", str.upper, admission=Admission(3), at_once=8))
+    assert {index: future.result() for index, future in done.items()} == dict(enumerate("ABCDEFG"))
+
+
+def test_no_more_are_in_the_works_than_have_permits() -> None:
+    """The caller's own permit, and the two that are free; `at_once` would allow eight."""
+    admission = Admission(3)
+    running = 0
+    most = 0
+    lock = threading.Lock()
+
+    def work(_: int) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.02)
+        with lock:
+            running -= 1
+
+    with admission.permit(lambda: 0.0):
+        assert len(list(each_as_admitted(range(12), work, admission=admission, at_once=8))) == 12
+    assert most == 3
+
+
+def test_without_a_free_permit_it_goes_on_with_the_caller_s_own() -> None:
+    admission = Admission(1)
+    with admission.permit(lambda: 0.0):
+        done = list(each_as_admitted(range(5), lambda number: number, admission=admission, at_once=4))
+    assert [index for index, _ in done] == [0, 1, 2, 3, 4]
+
+
+def test_permits_are_given_back_when_it_is_closed_early() -> None:
+    admission = Admission(4)
+    started: list[int] = []
+    with admission.permit(lambda: 0.0):
+        captions = each_as_admitted(range(50), started.append, admission=admission, at_once=4)
+        next(captions)
+        captions.close()  # type: ignore[attr-defined]
+        assert len(started) < 10
+        with ExitStack() as others:
+            for _ in range(3):
+                others.enter_context(admission.permit(lambda: 0.0))
+            with pytest.raises(Overloaded):
+                others.enter_context(admission.permit(lambda: 0.0))
+
+
+def test_a_failure_is_its_own_source_s_alone() -> None:
+    def work(number: int) -> int:
+        if number == 2:
+            raise CorruptImage
+        return number
+
+    done = dict(each_as_admitted(range(4), work, admission=Admission(8), at_once=2))
+    assert isinstance(done.pop(2).exception(), CorruptImage)
+    assert [done[index].result() for index in (0, 1, 3)] == [0, 1, 3]
+
+
+def ask(service: Service, body: object, **headers: str) -> requests.Response:
+    return requests.post(f"{service.url}/local-captions", json=body, headers=headers, timeout=120)
+
+
+def test_captions_and_errors_come_in_the_order_asked_for(service: Service, image_server: str) -> None:
+    samples = [f"{image_server}/samples/{sample.name}" for sample in SAMPLES]
+    data = "data:image/jpeg;base64," + base64.b64encode(SAMPLES[0].read_bytes()).decode()
+    urls = [*samples, f"{image_server}/status/404", "ftp://example.com/a", data, "http://127.0.0.1:1/"]
+    outputs = ask(service, {"imageUrls": urls}).json()["outputs"]
+    alone = [service.upload(sample.read_bytes()).json() for sample in SAMPLES]
+    assert outputs[: len(alone)] == alone
+    missing, bad, first, refused = outputs[len(alone) :]
+    assert (missing["code"], bad["code"], refused["code"]) == (
+        "image_not_found",
+        "invalid_image_url",
+        "image_fetch_failed",
+    )
+    assert missing.keys() == {"error", "code"}
+    assert first == alone[0]
+
+
+def test_options_hold_for_all_pictures(service: Service, image_server: str) -> None:
+    url = f"{image_server}/samples/{SAMPLES[0].name}"
+    body = {"imageUrls": [url, url], "prompt": "a picture of", "maxNewTokens": 4}
+    alone = service.post(json={"imageUrl": url, "prompt": "a picture of", "maxNewTokens": 4}).json()
+    assert ask(service, body).json() == {"outputs": [alone, alone]}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({}, 400, "missing_image"),
+        ({"imageUrls": []}, 400, "missing_image"),
+        ({"imageUrls": "https://example.com/a.png"}, 400, "invalid_parameter"),
+        ({"imageUrls": ["https://example.com/a.png", 5]}, 400, "invalid_parameter"),
+        ({"imageUrls": ["https://example.com/a.png"] * 65}, 400, "invalid_parameter"),
+        ({"imageUrls": ["https://example.com/a.png"], "numBeams": 9}, 400, "invalid_parameter"),
+        ([], 400, "invalid_json"),
+    ],
+)
+def test_a_malformed_request_is_refused_as_a_whole(service: Service, body: object, status: int, code: str) -> None:
+    response = ask(service, body)
+    assert (response.status_code, response.json()["code"]) == (status, code)
+
+
+def test_lines_come_as_soon_as_they_are_done(service: Service, image_server: str) -> None:
+    """The second picture's server answers only when the first picture's line is there."""
+    first_is_there = threading.Event()
+
+    def answer_afterwards(connection: Connection) -> None:
+        connection.read_request()
+        assert first_is_there.wait(60)
+        picture = SAMPLES[1].read_bytes()
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(picture) + picture)
+
+    with BadServer(answer_afterwards) as late:
+        urls = [late.url("/late.jpg"), f"{image_server}/samples/{SAMPLES[0].name}"]
+        with requests.post(
+            f"{service.url}/local-captions",
+            json={"imageUrls": urls},
+            headers={"Accept": "application/x-ndjson"},
+            stream=True,
+            timeout=120,
+        ) as response:
+            assert response.headers["Content-Type"] == "application/x-ndjson"
+            lines = response.iter_lines()
+            first = json.loads(next(lines))
+            first_is_there.set()
+            rest = [json.loads(line) for line in lines]
+    assert first == {"index": 1, **service.upload(SAMPLES[0].read_bytes()).json()}
+    assert rest == [{"index": 0, **service.upload(SAMPLES[1].read_bytes()).json()}]
+
+
+def test_a_caller_who_leaves_in_the_middle_gives_all_permits_back(start_service: Start, image_server: str) -> None:
+    service = start_service(
+        MAX_CONCURRENT_REQUESTS="4", FETCH_ALLOW_PRIVATE_ADDRESSES="true", FETCH_ALLOWED_PORTS="*"
+    ).wait_until_ready()
+    url = f"{image_server}/samples/{SAMPLES[0].name}"
+    for _ in range(3):
+        with requests.post(
+            f"{service.url}/local-captions",
+            json={"imageUrls": [url] * 64},
+            headers={"Accept": "application/x-ndjson"},
+            stream=True,
+            timeout=120,
+        ) as response:
+            next(response.iter_lines())
+    picture = SAMPLES[0].read_bytes()
+    end = time.monotonic() + 30
+    with ThreadPoolExecutor(4) as callers:
+        while {answer.status_code for answer in callers.map(service.upload, [picture] * 4)} != {200}:
+            assert time.monotonic() < end
+    assert service.stop() == 0
+
+
+def test_two_bulk_requests_share_the_service(service: Service, image_server: str) -> None:
+    urls = [f"{image_server}/samples/{sample.name}" for sample in SAMPLES] * 2
+    with ThreadPoolExecutor(2) as callers:
+        first, second = callers.map(lambda _: ask(service, {"imageUrls": urls}).json(), range(2))
+    assert first == second
+    assert len(first["outputs"]) == 24

@@ -1,0 +1,290 @@
+"""Each row of the table of errors, provoked over HTTP; afterwards the same worker still captions."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from http.client import HTTPResponse
+
+import pytest
+import requests
+from PIL import Image
+from werkzeug.serving import make_server
+
+from app import create_app
+from captioning import errors
+from captioning.model.batcher import Batcher
+from captioning.model.engine import Engine, Generation, GenerationOptions, Pixels
+from captioning.model.preprocessor import Preprocessor
+from captioning.settings import Settings
+from model_loader import Captioner
+from tests.bad_servers import BadServer, drip
+from tests.conftest import SAMPLES, Service, free_port, wait_until
+
+MIB = 1024 * 1024
+PICTURE = SAMPLES[0].read_bytes()
+
+
+@pytest.fixture(scope="module")
+def strict_service(start_service: Callable[..., Service]) -> Service:
+    """A service as strangers meet it, with one permit and little patience."""
+    settings = {"MAX_CONCURRENT_REQUESTS": "1", "REQUEST_TIMEOUT_S": "2", "API_KEYS": "first,second"}
+    return start_service(**settings).wait_until_ready()
+
+
+def assert_error(response: requests.Response, status: int, code: str) -> None:
+    assert response.headers["Content-Type"] == "application/json"
+    body = response.json()
+    assert (response.status_code, body["code"]) == (status, code), body
+    assert body.keys() == {"error", "code", "requestId"}
+    assert body["error"].endswith(".")
+    assert body["requestId"] == response.headers["X-Request-Id"]
+
+
+def png_header(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    data = bytearray(buffer.getvalue())
+    data[16:24] = struct.pack(">II", width, height)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"{", 400, "invalid_json"),
+        (b"[]", 400, "invalid_json"),
+        (b"\xff\xfe", 400, "invalid_json"),
+        (b"[" * 9_000, 400, "invalid_json"),
+        (b"[" + b"[]," * 50_000 + b"[]]", 400, "invalid_json"),
+        (b"{}", 400, "missing_image"),
+        (b'{"imageUrl": null}', 400, "missing_image"),
+        (b'{"imageUrl": 5}', 400, "invalid_image_url"),
+        (b'{"imageUrl": "no url"}', 400, "invalid_image_url"),
+        (b'{"imageUrl": "ftp://example.com/a.png"}', 400, "invalid_image_url"),
+        (b'{"imageUrl": "https://user:secret@example.com/a.png"}', 400, "invalid_image_url"),
+        (b'{"imageUrl": "http://[::1"}', 400, "invalid_image_url"),
+        (b'{"imageUrl": "http://\\ud800/"}', 400, "invalid_image_url"),
+        (b'{"imageUrl": "https://example.com/%s"}' % (b"a" * 8192), 400, "invalid_image_url"),
+        (b'{"imageUrl": "data:image/png;base64,@@"}', 400, "invalid_image_url"),
+        (b'{"imageUrl": "data:image/png;base64"}', 400, "invalid_image_url"),
+        (b'{"imageUrl": "data:,%s"}' % (b"%41" * 20_001), 400, "invalid_image_url"),
+        ('{"imageUrl": "data:;base64,€"}'.encode(), 400, "invalid_image_url"),
+        (b'{"imageUrl": "data:,a", "maxNewTokens": 63}', 400, "invalid_parameter"),
+        (b'{"imageUrl": "data:,hello"}', 422, "unsupported_image"),
+        (b'{"imageUrl": "data:,a", "numBeams": 6}', 400, "invalid_parameter"),
+        (b'{"imageUrl": "data:,a", "numBeams": "2"}', 400, "invalid_parameter"),
+        (b'{"imageUrl": "data:,a", "maxNewTokens": 0}', 400, "invalid_parameter"),
+        (b'{"imageUrl": "data:,a", "maxNewTokens": true}', 400, "invalid_parameter"),
+        (b'{"imageUrl": "data:,a", "prompt": ["a"]}', 400, "invalid_parameter"),
+        (b'{"imageUrl": "data:,a", "prompt": "\\ud800"}', 400, "invalid_parameter"),
+        (b'{"imageUrl": "data:,a", "prompt": "%s"}' % (b"x" * 501), 400, "invalid_parameter"),
+        (b'{"imageUrl": "data:,a", "prompt": "%s"}' % (b"dog " * 80), 400, "invalid_parameter"),
+    ],
+)
+def test_malformed_json_is_the_callers_fault(service: Service, body: bytes, status: int, code: str) -> None:
+    assert_error(service.post(data=body, headers={"Content-Type": "application/json"}), status, code)
+
+
+@pytest.mark.parametrize(
+    ("picture", "status", "code"),
+    [
+        (b"", 422, "unsupported_image"),
+        (b"<html>not a picture</html>", 422, "unsupported_image"),
+        (PICTURE[: len(PICTURE) // 2], 422, "corrupt_image"),
+        (png_header(60_000, 60_000), 422, "too_many_pixels"),
+        (PICTURE + bytes(10 * MIB), 413, "image_too_large"),
+        (bytes(16 * MIB), 413, "body_too_large"),
+    ],
+)
+def test_unusable_pictures_are_refused(service: Service, picture: bytes, status: int, code: str) -> None:
+    assert_error(service.upload(picture), status, code)
+
+
+def test_other_bodies_are_not_read(service: Service) -> None:
+    assert_error(service.post(data=b"a", headers={"Content-Type": "text/plain"}), 415, "unsupported_content_type")
+    assert_error(service.post(data=b"a"), 415, "unsupported_content_type")
+    assert_error(service.post(), 400, "missing_image")
+    assert_error(service.post(data={"prompt": "a dog"}), 400, "missing_image")
+
+
+def test_a_form_of_too_many_parts_and_bad_framing_are_malformed(service: Service) -> None:
+    parts = {f"field{number}": (None, "x") for number in range(30)}
+    assert_error(service.post(files=parts), 400, "invalid_request")
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    for body in (b"a&" * 100_000, b"imageUrl=" + b"%41" * 20_001):
+        assert_error(service.post(data=body, headers=form), 400, "invalid_request")
+    head = b"POST /local-caption HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\n"
+    for rest in (b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b"Content-Length: 9\r\n\r\nabc"):
+        with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+            connection.sendall(head + rest)
+            connection.shutdown(socket.SHUT_WR)
+            answer = HTTPResponse(connection)
+            answer.begin()
+            assert (answer.status, json.loads(answer.read())["code"]) == (400, "invalid_request")
+
+
+def test_a_chunked_body_is_limited_too(service: Service) -> None:
+    pieces = (bytes(MIB) for _ in range(17))
+    assert_error(service.post(data=pieces, headers={"Content-Type": "image/png"}), 413, "body_too_large")
+
+
+def test_unknown_paths_and_methods_answer_json(service: Service) -> None:
+    assert_error(service.get("/nothing"), 404, "not_found")
+    response = service.get("/local-caption")
+    assert_error(response, 405, "method_not_allowed")
+    assert set(response.headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
+
+
+def test_the_image_servers_answers_are_told_apart(service: Service, image_server: str) -> None:
+    def caption(url: str) -> requests.Response:
+        return service.post(json={"imageUrl": url})
+
+    assert_error(caption(f"{image_server}/status/404"), 422, "image_not_found")
+    assert_error(caption(f"{image_server}/status/500"), 502, "image_fetch_failed")
+    assert_error(caption(f"http://127.0.0.1:{free_port()}/"), 502, "image_fetch_failed")
+    assert_error(caption("http://nowhere.invalid/"), 502, "image_fetch_failed")
+    with BadServer(drip(b"HTTP/1.1 200 OK\r\n\r\n", b"x")) as slow:
+        assert_error(caption(slow.url("/picture.png")), 504, "image_fetch_timeout")
+
+
+def test_private_addresses_and_odd_ports_are_not_fetched(strict_service: Service) -> None:
+    for url in ("http://127.0.0.1/", "http://localhost/", "http://[::ffff:10.0.0.1]/", "http://0x7f.1/"):
+        assert_error(authorized(strict_service, json={"imageUrl": url}), 400, "address_not_allowed")
+    assert_error(authorized(strict_service, json={"imageUrl": "http://example.com:22/"}), 400, "address_not_allowed")
+
+
+def test_keys_are_asked_for_when_there_are_any(strict_service: Service) -> None:
+    for headers in ({}, {"Authorization": "Bearer third"}, {"Authorization": "first"}, {"Authorization": "Bearer "}):
+        response = strict_service.post(json={"imageUrl": "data:,a"}, headers=headers)
+        assert_error(response, 401, "unauthorized")
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+    assert authorized(strict_service, json={"imageUrl": "data:,a"}).status_code == 422
+    assert strict_service.get("/healthz").status_code == 200
+
+
+def test_when_permits_are_taken_others_are_turned_away_at_once(strict_service: Service) -> None:
+    with slow_upload(strict_service) as upload:
+        time.sleep(0.5)  # asking sooner could itself take the one permit, and turn the upload away
+        response = authorized(strict_service, json={})
+        assert_error(response, 429, "overloaded")
+        assert int(response.headers["Retry-After"]) >= 1
+        assert strict_service.get("/healthz").status_code == 200
+        answer = HTTPResponse(upload)
+        answer.begin()
+        assert (answer.status, json.loads(answer.read())["code"]) == (504, "deadline_exceeded")
+
+
+class Breaking:
+    """An engine with a bug."""
+
+    preprocessor = Preprocessor((112, 112), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 1 / 255)
+
+    def check(self, options: GenerationOptions) -> None:
+        pass
+
+    def caption(self, pixel_values: Pixels, options: GenerationOptions) -> Generation:
+        raise ZeroDivisionError("a secret")
+
+
+def no_engine() -> Engine:
+    raise RuntimeError("a bug in loading")
+
+
+@pytest.fixture
+def serve_app() -> Iterator[Callable[[Captioner], str]]:
+    """Serve the application with a model of the test's own."""
+    servers = []
+
+    def serve(captioner: Captioner) -> str:
+        app = create_app(Settings(_env_file=None), captioner)
+        server = make_server("127.0.0.1", 0, app, threaded=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.port}/local-caption"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def make_captioner(load: Callable[[], Engine]) -> Captioner:
+    return Captioner(load, Batcher(max_batch_size=1, max_waiting=1))
+
+
+def test_a_bug_is_logged_and_not_shown(serve_app: Callable[[Captioner], str], caplog: pytest.LogCaptureFixture) -> None:
+    url = serve_app(make_captioner(Breaking))
+    requests.post(url, data=PICTURE, headers={"Content-Type": "image/jpeg"}, timeout=5)  # starts the model
+    wait_until(
+        lambda: requests.post(url, data=PICTURE, headers={"Content-Type": "image/jpeg"}, timeout=5).status_code == 500,
+        timeout_s=10,
+    )
+    response = requests.post(url, data=PICTURE, headers={"Content-Type": "image/jpeg"}, timeout=5)
+    assert_error(response, 500, "internal_error")
+    assert "secret" not in response.text
+    assert "ZeroDivisionError: a secret" in caplog.text
+    assert response.json()["requestId"] in caplog.text
+
+
+def test_a_model_that_loads_or_failed_says_so(serve_app: Callable[[Captioner], str]) -> None:
+    loading = threading.Event()
+
+    def load() -> Engine:
+        loading.wait()
+        return no_engine()
+
+    url = serve_app(make_captioner(load))
+    response = requests.post(url, json={"imageUrl": "data:,a"}, timeout=5)
+    assert_error(response, 503, "model_loading")
+    assert int(response.headers["Retry-After"]) >= 1
+    loading.set()
+    wait_until(
+        lambda: requests.post(url, json={"imageUrl": "data:,a"}, timeout=5).json()["code"] == "model_failed",
+        timeout_s=10,
+    )
+    assert_error(requests.post(url, json={"imageUrl": "data:,a"}, timeout=5), 503, "model_failed")
+
+
+def test_the_table_is_the_tree() -> None:
+    def classes(root: type[errors.CaptioningError]) -> list[type[errors.CaptioningError]]:
+        own = [child for child in root.__subclasses__() if child.__module__ == errors.__name__]
+        return [root, *(found for child in own for found in classes(child))]
+
+    drawn = errors.__doc__ or ""
+    for error in classes(errors.CaptioningError):
+        assert error.__name__ in drawn
+        assert error.sentence.endswith(".")
+        if "code" in vars(error):
+            assert f"{error.status} {error.code}" in drawn
+
+
+def test_after_all_that_the_same_worker_captions(service: Service) -> None:
+    """Run last in this file: pytest keeps the order."""
+    workers = service.worker_pids()
+    for body in (b"{", b'{"imageUrl": "data:,a"}'):
+        service.post(data=body, headers={"Content-Type": "application/json"})
+    assert service.upload(PICTURE).json().keys() == {"output"}
+    assert service.worker_pids() == workers
+    assert service.log.read_text().count("Booting worker") == 1
+
+
+def authorized(service: Service, **kwargs: object) -> requests.Response:
+    return service.post(headers={"Authorization": "Bearer second"}, **kwargs)
+
+
+def slow_upload(service: Service) -> socket.socket:
+    """Begin an upload whose body never ends."""
+    connection = socket.create_connection(("127.0.0.1", service.port), timeout=20)
+    connection.sendall(
+        b"POST /local-caption HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer first\r\n"
+        b"Content-Type: image/png\r\nContent-Length: 1000\r\n\r\nabc"
+    )
+    return connection

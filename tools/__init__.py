@@ -1,0 +1,1 @@
+"""What makes models: training and export."""
