@@ -33,6 +33,7 @@ CaptioningError
 
 from __future__ import annotations
 
+import copy
 from typing import ClassVar
 
 
@@ -255,3 +256,14 @@ class DeadlineExceeded(TimedOut):
 
     code = "deadline_exceeded"
     sentence = "The caption could not be made in time."
+
+
+def copy_for_another_request(error: Exception) -> CaptioningError:
+    """Return an error of its own for a request that shares this one's failure, with ``error`` as its cause.
+
+    One instance raised in several threads would mix up their tracebacks. What is not of the tree is a bug, which is
+    logged where it was met first.
+    """
+    another = copy.copy(error) if isinstance(error, CaptioningError) else InternalError(detail=repr(error))
+    another.__cause__ = error
+    return another

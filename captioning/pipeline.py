@@ -6,8 +6,8 @@ from concurrent.futures import CancelledError, Future
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
-from captioning.cache.captions import CaptionCache, Known
-from captioning.cache.key import caption_key
+from captioning.cache.captions import CachedCaption, CaptionCache
+from captioning.cache.key import caption_key, picture_digest
 from captioning.deadline import Deadline
 from captioning.errors import DeadlineExceeded, ImageFetchTimeout, TooManyPixels
 from captioning.fetch.fetcher import Fetcher
@@ -103,8 +103,9 @@ class Pipeline:
         trace.image_bytes = len(source)
         trace.cache = "miss"
         with trace.stage("cache"):
-            found = self._cache.look_up(caption_key(source, options, self._model.identity), deadline)
-        if isinstance(found, Known):
+            key = caption_key(picture_digest(source), options, self._model.identity)
+            found = self._cache.look_up(key, deadline)
+        if isinstance(found, CachedCaption):
             trace.cache = "hit" if found.hit else "miss"
             return found.caption
         with found:  # whoever wants the same caption meanwhile waits for this one
@@ -112,7 +113,7 @@ class Pipeline:
             with trace.stage("decode"):
                 pixel_values = self._decode(engine, source, deadline, trace)  # [3, H, W]
             captioned = self._generate(pixel_values, options, deadline)
-            found.land(captioned.caption)
+            found.resolve(captioned.caption)
         trace.seconds.update(
             queue=captioned.queue_s,
             generate=captioned.generate_s,
@@ -177,7 +178,7 @@ def make_pipeline(settings: Settings, model: Model) -> Pipeline:
 def _make_cache(settings: Settings) -> CaptionCache:
     shared = None
     if settings.cache_url:
-        from captioning.cache.redis_store import SharedCache  # redis takes 8 MB of memory, which few need
+        from captioning.cache.redis_store import RedisStore  # redis takes 8 MB of memory, which few need
 
-        shared = SharedCache(settings.cache_url)
+        shared = RedisStore(settings.cache_url)
     return CaptionCache(max_entries=settings.cache_max_entries, ttl_s=settings.cache_ttl_s, shared=shared)

@@ -1,162 +1,161 @@
-"""Captions that were made before, and one maker for each that several requests want at once."""
+"""Captions that were made before, and for those being made, one request each that makes it for all."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol
 
+from cachetools import TLRUCache
+
 from captioning.deadline import Deadline
-from captioning.errors import CaptioningError, DeadlineExceeded, UnusableImage
+from captioning.errors import CaptioningError, DeadlineExceeded, UnusableImage, copy_for_another_request
 
 
 @dataclass(frozen=True)
-class Known:
-    """Hold a caption; ``hit`` tells that it was there when it was asked for, not made meanwhile."""
+class CachedCaption:
+    """A caption that need not be made; ``hit`` is false where another request made it while this one waited."""
 
     caption: str
     hit: bool
 
 
-@dataclass(frozen=True)
-class Kept:
-    """Hold a caption that a store keeps, and for how many seconds more."""
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """A stored caption, and for how many seconds it may still be used (its time to live)."""
 
     caption: str
-    seconds_left: float
+    ttl_s: float
 
 
-class Store(Protocol):
-    """What keeps captions outside this process; it answers within milliseconds and raises nothing."""
+class SharedStore(Protocol):
+    """A store of captions outside this process. It answers within milliseconds and raises nothing."""
 
-    def get(self, key: str) -> Kept | None:
-        """Return what it keeps under this key."""
+    def get(self, key: str) -> CacheEntry | None:
+        """Return the entry of this key, if there is one."""
 
-    def put(self, key: str, kept: Kept) -> None:
-        """Keep a caption, if it can."""
-
-
-# What a flight ends with: a caption, a failure of all who wait for it, or None, which means: try it yourselves.
-Outcome = Known | Exception | None
+    def put(self, key: str, entry: CacheEntry) -> None:
+        """Store an entry, if possible."""
 
 
-class Flight:
-    """The duty to make one caption, for all who want it meanwhile; it ends with its ``with`` block, well or not."""
+# What the followers of a leader receive: the caption, an error, or None: then one of them becomes the next leader.
+_Result = CachedCaption | Exception | None
+
+
+class Leader:
+    """The request that makes one caption. Its followers, who want the same, wait until its ``with`` block ends."""
 
     def __init__(self, cache: CaptionCache, key: str) -> None:
         self.key = key
-        self.outcome: Future[Outcome] = Future()
+        self.result: Future[_Result] = Future()
         self._cache = cache
 
-    def land(self, caption: str) -> None:
-        """Remember the caption and hand it to those who wait for it."""
-        self._cache._land(self, caption)
+    def resolve(self, caption: str) -> None:
+        """Store the caption and give it to the followers."""
+        self._cache._resolve(self, caption)
 
-    def __enter__(self) -> Flight:
+    def __enter__(self) -> Leader:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._cache._end(self, _everyones(error))
+        self._cache._finish(self, _error_for_followers(error))
 
 
 class CaptionCache:
-    """Remember captions by key, bounded in number and age. Failures are not remembered.
+    """Captions by key, bounded in number and age: the least recently used goes first. Errors are not stored."""
 
-    The least recently used goes first. That takes a few lines of OrderedDict: a cache library would have to share
-    this lock with the flights, and to give entries from the shared store less time than those made here.
-    """
-
-    def __init__(self, *, max_entries: int, ttl_s: float, shared: Store | None = None) -> None:
-        self._max_entries = max_entries
+    def __init__(
+        self,
+        *,
+        max_entries: int,
+        ttl_s: float,
+        shared: SharedStore | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._ttl_s = ttl_s
         self._shared = shared
-        self._lock = threading.Lock()  # held for dictionary work only, never while anything is waited for
-        self._entries: OrderedDict[str, tuple[str, float]] = OrderedDict()  # a caption, and until when it counts
-        self._flights: dict[str, Flight] = {}
+        self._lock = threading.Lock()  # held while the dictionaries are used, never while anything is waited for
+        self._entries: TLRUCache[str, CacheEntry] = TLRUCache(
+            max_entries, ttu=lambda key, entry, now: now + entry.ttl_s, timer=clock
+        )
+        self._leaders: dict[str, Leader] = {}
 
-    def look_up(self, key: str, deadline: Deadline) -> Known | Flight:
-        """Return the caption, waiting for whoever makes it just now; else a flight, which the caller must enter.
+    def get(self, key: str) -> str | None:
+        """Return the caption if this process has it; nothing is waited for."""
+        with self._lock:
+            entry = self._entries.get(key)
+        return entry.caption if entry else None
+
+    def look_up(self, key: str, deadline: Deadline) -> CachedCaption | Leader:
+        """Return the caption, waiting for a leader that makes it now; else make the caller leader, to be entered.
 
         Raises:
-            DeadlineExceeded: another request makes it, but not in time.
-            Exception: another request could not make it, and neither could this one.
+            DeadlineExceeded: the leader was not done in time.
+            CaptioningError: the leader met an error that this request would meet too.
         """
         while True:
             with self._lock:
-                if (caption := self._remembered(key)) is not None:
-                    return Known(caption, hit=True)
-                if key not in self._flights:
-                    mine = self._flights[key] = Flight(self, key)
+                if (entry := self._entries.get(key)) is not None:
+                    return CachedCaption(entry.caption, hit=True)
+                if key not in self._leaders:
+                    leader = self._leaders[key] = Leader(self, key)
                     break
-                others = self._flights[key].outcome
-            if (known := _wait_for(others, deadline)) is not None:
-                return known
-        with ExitStack() as flying:
-            flying.enter_context(mine)
-            if self._shared is not None and (kept := self._shared.get(key)) is not None:
-                known = Known(kept.caption, hit=True)
-                self._end(mine, known, min(kept.seconds_left, self._ttl_s))
-                return known
-            flying.pop_all()  # from here on it is the caller's
-        return mine
+                result = self._leaders[key].result
+            if (found := _wait_for(result, deadline)) is not None:
+                return found
+        with ExitStack() as leading:
+            leading.enter_context(leader)
+            if self._shared is not None and (entry := self._shared.get(key)) is not None:
+                found = CachedCaption(entry.caption, hit=True)
+                self._finish(leader, found, replace(entry, ttl_s=min(entry.ttl_s, self._ttl_s)))
+                return found
+            leading.pop_all()  # from here on the caller leads
+        return leader
 
-    def _land(self, flight: Flight, caption: str) -> None:
-        self._end(flight, Known(caption, hit=False), self._ttl_s)
+    def _resolve(self, leader: Leader, caption: str) -> None:
+        entry = CacheEntry(caption, self._ttl_s)
+        self._finish(leader, CachedCaption(caption, hit=False), entry)
         if self._shared is not None:
-            self._shared.put(flight.key, Kept(caption, self._ttl_s))
+            self._shared.put(leader.key, entry)
 
-    def _end(self, flight: Flight, outcome: Outcome, seconds: float = 0) -> None:
-        """End the flight, unless it has ended; whoever comes next finds the caption or begins anew."""
+    def _finish(self, leader: Leader, result: _Result, entry: CacheEntry | None = None) -> None:
+        """End the leader's turn, unless it has ended; whoever asks next finds the entry or leads."""
         with self._lock:
-            if self._flights.get(flight.key) is not flight:
+            if self._leaders.get(leader.key) is not leader:
                 return
-            del self._flights[flight.key]
-            if isinstance(outcome, Known):
-                self._remember(flight.key, outcome.caption, seconds)
-        flight.outcome.set_result(outcome)
-        # A failure leads, by its traceback, to frames that hold this flight and the picture: no circle must keep them.
-        del flight.outcome
-
-    def _remembered(self, key: str) -> str | None:
-        caption, until = self._entries.get(key, (None, 0.0))
-        if caption is not None and time.monotonic() < until:
-            self._entries.move_to_end(key)
-            return caption
-        self._entries.pop(key, None)
-        return None
-
-    def _remember(self, key: str, caption: str, seconds: float) -> None:
-        self._entries[key] = (caption, time.monotonic() + seconds)
-        self._entries.move_to_end(key)
-        while len(self._entries) > self._max_entries:
-            self._entries.popitem(last=False)
+            del self._leaders[leader.key]
+            if entry is not None and self._entries.maxsize:
+                self._entries[leader.key] = entry
+        leader.result.set_result(result)
+        # An error's traceback leads to frames that hold this leader and the picture. Without this line they would
+        # form a cycle, and the picture would stay in memory until the garbage collector ran.
+        del leader.result
 
 
-def _wait_for(flight: Future[Outcome], deadline: Deadline) -> Known | None:
+def _wait_for(result: Future[_Result], deadline: Deadline) -> CachedCaption | None:
     try:
-        outcome = flight.result(timeout=deadline.remaining())
+        found = result.result(timeout=deadline.remaining())
     except TimeoutError as error:
         raise DeadlineExceeded(detail="waited for another request's caption of the same picture") from error
-    if not isinstance(outcome, Exception):
-        return outcome
+    if not isinstance(found, Exception):
+        return found
     try:
-        raise outcome
+        raise copy_for_another_request(found)
     finally:
-        del outcome, flight  # the same circle
+        del found, result  # the same cycle
 
 
-def _everyones(error: BaseException | None) -> Exception | None:
-    """Return the failure if it would meet others with the same picture too: a bad picture, or a bug.
+def _error_for_followers(error: BaseException | None) -> Exception | None:
+    """Return the error if every request for this picture would meet it: a bad picture, or a bug.
 
-    Whatever else the tree of errors holds is the request's own: its deadline, its client, a full queue, the end of
-    the process.
+    The other errors of the tree are the leader's own: its deadline, its client, a full queue, the end of the process.
     """
     own = isinstance(error, CaptioningError) and not isinstance(error, UnusableImage)
     return error if isinstance(error, Exception) and not own else None

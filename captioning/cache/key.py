@@ -17,9 +17,14 @@ VERSION = 1
 _MODEL_FILES = (".json", ".txt", ".safetensors", ".bin", ".onnx", ".weights")
 
 
-def caption_key(picture: bytes, options: GenerationOptions, model: str) -> str:
-    """Return the key of the caption that ``model`` gives ``picture``, as it came, with these options."""
-    parts = [hashlib.sha256(picture).hexdigest(), model, asdict(options)]
+def picture_digest(encoded: bytes) -> bytes:
+    """Return the SHA-256 of a picture's encoded bytes, as they came."""
+    return hashlib.sha256(encoded).digest()
+
+
+def caption_key(digest: bytes, options: GenerationOptions, model: str) -> str:
+    """Return the key of the caption that ``model`` gives the picture of this digest with these options."""
+    parts = [digest.hex(), model, asdict(options)]
     return f"caption:{VERSION}:{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}"
 
 

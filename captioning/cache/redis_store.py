@@ -1,7 +1,7 @@
-"""Captions in a Redis or Valkey server that instances share: whatever ails it is a miss, within milliseconds.
+"""Captions in a Redis or Valkey server that instances share. Whatever goes wrong with it is a miss.
 
-One thread and one connection per process speak to the server. Requests wait for that thread, not for the server, so
-that no name look-up, TLS handshake or dripping answer holds them up; what they do not get in time, they go without.
+One thread and one connection per process speak to the server. Requests wait for that thread, a few milliseconds at
+most, and never for the server: no name look-up, TLS handshake or slow answer can hold them up.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import queue
+import socket
 import threading
 import time
 from concurrent.futures import Future
@@ -16,41 +17,53 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 import redis
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from redis.connection import ConnectionInterface
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
-from captioning.cache.captions import Kept
-from captioning.cache.redis_parser import BoundedParser
+from captioning.cache.captions import CacheEntry
 
 log = logging.getLogger("captioning.cache")
 
-# What a request waits at most: several times what a healthy server in the same network takes (0.2 to 1 ms), and
-# nothing beside a caption. An answer that takes longer costs this much and helps nobody.
+# The longest that a request waits: several times what a healthy server in the same network takes (0.2 to 1 ms), and
+# little beside making a caption.
 PATIENCE_S = 0.005
-# After this long without an answer the server counts as gone. It is longer, because a new connection with TLS, or a
-# busy moment of this process, may well take more than a request waits.
+# The longest that the thread waits. A new connection with TLS, or a busy moment of this process, may take more than
+# a request waits.
 ANSWER_TIMEOUT_S = 0.25
 # How long a server that failed is left alone.
 PAUSE_S = 5.0
 
-_MAX_ENTRY_BYTES = 8192  # a caption of 100 tokens with a prompt of 500 characters is far below
-_MAX_WAITING = 256  # commands; more than ever wait, unless the server hangs
+_MAX_WAITING = 64  # commands
+_MAX_CAPTION_CHARACTERS = 3000  # a prompt of 500 characters, each a token, then 100 tokens of 20 characters
+_MAX_ENTRY_BYTES = 16_384  # such a caption in UTF-8, and the rest of its entry
+_MAX_ANSWER_BYTES = 2 * _MAX_ENTRY_BYTES
 
-Command = tuple[str | bytes | int, ...]
+# What redis-py raises, whatever a server sends: its parser lets errors of its own bugs through.
+_CLIENT_ERRORS = (redis.RedisError, OSError, ValueError, ArithmeticError, RecursionError)
+
+_Command = tuple[str | bytes | int, ...]
 
 
-class _Entry(BaseModel):
-    """Hold what stands in the server: with its key, so that an answer to another question is noticed."""
+def _printable(text: str) -> str:
+    """Refuse controls, direction marks, lone surrogates and line breaks, none of which a model writes."""
+    if not text.isprintable():
+        raise ValueError("not printable")
+    return text
+
+
+class _StoredEntry(BaseModel):
+    """An entry as the server holds it: with its key, so that an answer to another command is noticed."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
     key: str
-    caption: str
+    caption: Annotated[str, Field(min_length=1, max_length=_MAX_CAPTION_CHARACTERS), AfterValidator(_printable)]
     expires_at: Annotated[float, Field(allow_inf_nan=False)]  # Unix time
 
 
-class SharedCache:
-    """Keep captions in the server; see `captioning.cache.captions.Store`."""
+class RedisStore:
+    """A `captioning.cache.captions.SharedStore` in a Redis or Valkey server."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -58,15 +71,14 @@ class SharedCache:
         where = parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
         self._server = CircuitBreaker(f"The caption cache at {where} cannot be used")
         self._writing = CircuitBreaker(f"The caption cache at {where} takes no new captions")
-        self._commands: queue.Queue[tuple[Command, Future[bytes | None]]] = queue.Queue(_MAX_WAITING)
-        self._busy_since = math.inf
+        self._commands: queue.Queue[tuple[_Command, Future[object]]] = queue.Queue(_MAX_WAITING)
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def get(self, key: str) -> Kept | None:
-        """Return the caption, unless there is none or the server does not give it at once."""
-        # GETRANGE, because a GET would fetch whatever stands there, be it hundreds of megabytes.
-        answer = self._ask("GETRANGE", key, 0, _MAX_ENTRY_BYTES)
+    def get(self, key: str) -> CacheEntry | None:
+        """Return the entry, unless there is none or the server does not give it at once."""
+        # GETRANGE, because GET would fetch whatever is stored there, be it hundreds of megabytes.
+        answer = self._submit("GETRANGE", key, 0, _MAX_ENTRY_BYTES)
         if answer is None:
             return None
         try:
@@ -74,70 +86,62 @@ class SharedCache:
         except TimeoutError:
             answer.cancel()
             return None
-        return _read(key, value) if value else None
+        return _read(key, value) if isinstance(value, bytes) else None
 
-    def put(self, key: str, kept: Kept) -> None:
-        """Keep the caption, some time later: nobody waits for that."""
+    def put(self, key: str, entry: CacheEntry) -> None:
+        """Store the entry some time later: nobody waits for that."""
         if self._writing.is_open:
             return
-        entry = _Entry(key=key, caption=kept.caption, expires_at=time.time() + kept.seconds_left)
-        value = entry.model_dump_json().encode()
-        if len(value) <= _MAX_ENTRY_BYTES:
-            self._ask("SET", key, value, "PX", max(1, int(kept.seconds_left * 1000)))
+        try:
+            stored = _StoredEntry(key=key, caption=entry.caption, expires_at=time.time() + entry.ttl_s)
+        except ValidationError:  # no instance would read it
+            return
+        self._submit("SET", key, stored.model_dump_json().encode(), "PX", max(1, int(entry.ttl_s * 1000)))
 
-    def _ask(self, *command: str | bytes | int) -> Future[bytes | None] | None:
-        """Hand a command to the thread, unless the server is out of order."""
-        if self._server.is_open or time.monotonic() - self._busy_since > ANSWER_TIMEOUT_S:
+    def _submit(self, *command: str | bytes | int) -> Future[object] | None:
+        """Queue a command for the thread, unless the server is left alone or too many commands wait."""
+        if self._server.is_open:
             return None
-        self._start()
-        answer: Future[bytes | None] = Future()
+        with self._starting:  # not earlier: a process that forks after the application was made would lose the thread
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="shared cache", daemon=True)
+                self._thread.start()
+        answer: Future[object] = Future()
         try:
             self._commands.put_nowait((command, answer))
         except queue.Full:
             return None
         return answer
 
-    def _start(self) -> None:
-        # Not before it is needed: a process that forks after the application was made would lose the thread.
-        with self._starting:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="shared cache", daemon=True)
-                self._thread.start()
-
     def _run(self) -> None:
-        connection = _connection(self._url)
+        client = _client(self._url)
         while True:
             command, answer = self._commands.get()
             if answer.set_running_or_notify_cancel():
-                self._busy_since = time.monotonic()
-                answer.set_result(None if self._server.is_open else self._exchange(connection, command))
-                self._busy_since = math.inf
+                answer.set_result(None if self._server.is_open else self._exchange(client, command))
 
-    def _exchange(self, connection: ConnectionInterface, command: Command) -> bytes | None:
-        """Send a command and return what the server answers, or none when it does not or says an error."""
+    def _exchange(self, client: redis.Redis, command: _Command) -> object:
+        """Send a command and return the server's answer, or none when it gives none or an error."""
+        writes = command[0] == "SET"
         try:
-            if connection.is_connected and connection.can_read():
-                connection.disconnect()  # the server closed it while it was idle, or spoke unasked
-            connection.send_command(*command)
-            answer: bytes | None = connection.read_response(disable_decoding=True)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the service goes on without this cache
-            refused = isinstance(error, redis.ResponseError) and connection.is_connected
+            answer: object = client.execute_command(*command)
+            if answer is not True and not isinstance(answer, bytes):
+                raise redis.InvalidResponse("not an answer to GETRANGE or SET")
+        except _CLIENT_ERRORS as error:
+            refused = isinstance(error, redis.ResponseError)
             if refused and str(error).startswith("WRONGTYPE"):
                 return None
-            if refused and command[0] == "SET":
-                self._writing.failed(error)  # full, or a replica: reading goes on
-            else:
-                connection.disconnect()
-                self._server.failed(error)
+            # A server that is full, or a replica, refuses to write: reading goes on.
+            (self._writing if refused and writes else self._server).record_failure(_reason(error))
             return None
-        self._server.worked()
-        if command[0] == "SET":
-            self._writing.worked()
+        self._server.record_success()
+        if writes:
+            self._writing.record_success()
         return answer
 
 
 class CircuitBreaker:
-    """Leave alone for some seconds what failed; log the begin of each outage, and its end."""
+    """A switch that leaves alone for some seconds what failed, and logs the begin and the end of each outage."""
 
     def __init__(self, complaint: str) -> None:
         self._complaint = complaint
@@ -146,52 +150,101 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Tell whether it is to be left alone."""
+        """Tell whether it is to be left alone now."""
         return time.monotonic() < self._open_until
 
-    def failed(self, error: Exception) -> None:
+    def record_failure(self, reason: str) -> None:
         """Leave it alone from now on."""
         self._open_until = time.monotonic() + PAUSE_S
         if not self._failing:
-            log.warning("%s: %s. It is tried again every %.0f s.", self._complaint, _reason(error), PAUSE_S)
+            log.warning("%s: %s. It is tried again every %.0f s.", self._complaint, reason, PAUSE_S)
         self._failing = True
 
-    def worked(self) -> None:
+    def record_success(self) -> None:
         """End the outage, if there was one."""
         if self._failing:
             log.warning("%s: this is over.", self._complaint)
         self._failing = False
 
 
-def _connection(url: str) -> ConnectionInterface:
-    """Make a connection, not open yet: without retries, and with nothing said before the first command but AUTH."""
-    return redis.ConnectionPool.from_url(
+class _BoundedSocket:
+    """A socket that reads so many bytes, for so many seconds, after each command.
+
+    redis-py's timeouts begin anew with each byte that comes, and it keeps as much as is sent.
+    """
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._timeout: float | None = None
+        self._deadline = -math.inf
+        self._bytes_left = 0
+        self.shutdown = connected.shutdown
+        self.close = connected.close
+
+    def settimeout(self, seconds: float | None) -> None:
+        """Set how long the next call may wait; 0 asks whether there is something to read."""
+        self._timeout = seconds
+
+    def sendall(self, data: bytes) -> None:
+        """Send a command and begin to count."""
+        self._deadline = time.monotonic() + ANSWER_TIMEOUT_S
+        self._bytes_left = _MAX_ANSWER_BYTES
+        self._socket.settimeout(ANSWER_TIMEOUT_S)
+        self._socket.sendall(data)
+
+    def recv(self, size: int) -> bytes:
+        """Receive a piece of the answer.
+
+        Raises:
+            TimeoutError: the answer is not complete in time.
+            redis.InvalidResponse: the answer is too long.
+        """
+        seconds = self._deadline - time.monotonic() if self._timeout != 0 else 0
+        if seconds < 0:
+            raise TimeoutError
+        self._socket.settimeout(seconds)
+        received = self._socket.recv(size)
+        self._bytes_left -= len(received)
+        if self._bytes_left < 0:
+            raise redis.InvalidResponse("too long")
+        return received
+
+
+def _client(url: str) -> redis.Redis:
+    """Make a client that does not retry, and that sends nothing before the first command but AUTH and SELECT."""
+    return redis.Redis.from_url(
         url,
         protocol=2,
         driver_info=None,
         socket_connect_timeout=ANSWER_TIMEOUT_S,
         socket_timeout=ANSWER_TIMEOUT_S,
-        parser_class=BoundedParser,
-    ).make_connection()
+        retry=Retry(NoBackoff(), 0),
+        redis_connect_func=_on_connect,
+    )
 
 
-def _read(key: str, value: bytes) -> Kept | None:
-    """Check what another instance, or somebody else, has written."""
+def _on_connect(connection: redis.Connection) -> None:
+    connection._sock = _BoundedSocket(connection._sock)  # type: ignore[assignment, arg-type]
+    connection.on_connect()
+
+
+def _read(key: str, value: bytes) -> CacheEntry | None:
+    """Check what another instance, or anybody else, has written."""
     try:
-        entry = _Entry.model_validate_json(value)
+        stored = _StoredEntry.model_validate_json(value)
     except ValidationError:
         return None
-    seconds_left = entry.expires_at - time.time()
-    return Kept(entry.caption, seconds_left) if entry.key == key and seconds_left > 0 else None
+    ttl_s = stored.expires_at - time.time()
+    return CacheEntry(stored.caption, ttl_s) if stored.key == key and ttl_s > 0 else None
 
 
 def _reason(error: Exception) -> str:
-    """Word an error for the log: of what the server says only the code, for the rest may repeat the password."""
-    if isinstance(error, redis.ResponseError):
-        code = str(error).partition(" ")[0]
-        return f"it answers {code}" if code.isalpha() and code.isupper() else "it answers an error"
-    if isinstance(error, redis.InvalidResponse):
-        return "what it answers is not Redis's protocol"
+    """Word an error for the log. Of a server's own words it takes the code alone: the rest may repeat the password."""
     if isinstance(error, redis.TimeoutError):
         return f"it does not answer within {ANSWER_TIMEOUT_S} s"
-    return str(error).rstrip(".") or type(error).__name__
+    if isinstance(error, redis.ResponseError) or getattr(error, "status_code", None):
+        code = getattr(error, "status_code", None) or str(error).partition(" ")[0]
+        return f"it answers {code}" if code.isalpha() and code.isupper() else "it answers an error"
+    if isinstance(error, (redis.ConnectionError, OSError)):
+        return str(error).rstrip(".") or type(error).__name__
+    return "what it answers is not Redis's protocol"

@@ -19,10 +19,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from captioning.cache.captions import CaptionCache, Flight, Kept, Known
-from captioning.cache.key import caption_key, files_sha256
+from captioning.cache.captions import CachedCaption, CacheEntry, CaptionCache, Leader
+from captioning.cache.key import caption_key, files_sha256, picture_digest
+from captioning.cache.url_digests import UrlDigests
 from captioning.deadline import Deadline
-from captioning.errors import CorruptImage, DeadlineExceeded, Overloaded, ShuttingDown
+from captioning.errors import CaptioningError, CorruptImage, DeadlineExceeded, InternalError, Overloaded, ShuttingDown
 from captioning.model.engine import GenerationOptions
 from tests.conftest import EMOJI_MODEL, SAMPLES, Service
 
@@ -32,29 +33,39 @@ CAPTIONS = json.loads((SAMPLES[0].parent / "captions.json").read_text())
 Make = Callable[[], str]
 
 
-def make_cache(*, max_entries: int = 100, ttl_s: float = 3600) -> CaptionCache:
-    return CaptionCache(max_entries=max_entries, ttl_s=ttl_s)
+class Clock:
+    """A clock that goes only when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
-def ask(cache: CaptionCache, key: str, make: Make, deadline: Deadline | None = None) -> Known:
+def make_cache(*, max_entries: int = 100) -> CaptionCache:
+    return CaptionCache(max_entries=max_entries, ttl_s=3600)
+
+
+def ask(cache: CaptionCache, key: str, make: Make, deadline: Deadline | None = None) -> CachedCaption:
     """Do as the pipeline does."""
     found = cache.look_up(key, deadline or Deadline.after(30))
-    if isinstance(found, Known):
+    if isinstance(found, CachedCaption):
         return found
     with found:
         caption = make()
-        found.land(caption)
-    return Known(caption, hit=False)
+        found.resolve(caption)
+    return CachedCaption(caption, hit=False)
 
 
 def never() -> str:
     raise AssertionError("this was to come from the cache")
 
 
-def take_off(cache: CaptionCache, key: str) -> Flight:
+def lead(cache: CaptionCache, key: str) -> Leader:
     """Be the one who makes a caption; nobody else may be making it."""
     found = cache.look_up(key, Deadline.after(0.2))
-    assert isinstance(found, Flight)
+    assert isinstance(found, Leader)
     return found
 
 
@@ -72,7 +83,7 @@ class WatchedDeadline(Deadline):
 @contextmanager
 def waiting(
     cache: CaptionCache, key: str, number: int, make: Make, seconds: float = 30
-) -> Iterator[list[Future[Known]]]:
+) -> Iterator[list[Future[CachedCaption]]]:
     """Have many ask for a caption that is being made; go on once all of them wait for it."""
     deadline = WatchedDeadline(time.monotonic() + seconds)
     with ThreadPoolExecutor(number) as callers:
@@ -83,17 +94,17 @@ def waiting(
 
 
 def test_a_key_tells_apart_what_captions_depend_on() -> None:
-    options = GenerationOptions()
+    options, digest = GenerationOptions(), picture_digest(PICTURE)
     keys = [
-        caption_key(PICTURE, options, "model"),
-        caption_key(PICTURE + b"\0", options, "model"),
-        caption_key(PICTURE, options, "other model"),
-        caption_key(PICTURE, GenerationOptions(prompt="a"), "model"),
-        caption_key(PICTURE, GenerationOptions(max_new_tokens=19), "model"),
-        caption_key(PICTURE, GenerationOptions(num_beams=2), "model"),
+        caption_key(digest, options, "model"),
+        caption_key(picture_digest(PICTURE + b"\0"), options, "model"),
+        caption_key(digest, options, "other model"),
+        caption_key(digest, GenerationOptions(prompt="a"), "model"),
+        caption_key(digest, GenerationOptions(max_new_tokens=19), "model"),
+        caption_key(digest, GenerationOptions(num_beams=2), "model"),
     ]
     assert len(set(keys)) == len(keys)
-    assert caption_key(bytes(PICTURE), GenerationOptions(), "model") == keys[0]
+    assert caption_key(picture_digest(PICTURE), GenerationOptions(), "model") == keys[0]
 
 
 def test_a_models_files_are_known_by_their_content_alone(tmp_path: Path) -> None:
@@ -112,54 +123,81 @@ def test_the_least_recently_used_caption_goes_first() -> None:
     cache = make_cache(max_entries=2)
     for key in ("a", "b", "a", "c"):
         ask(cache, key, lambda key=key: f"caption of {key}")  # type: ignore[misc]
-    assert ask(cache, "a", never) == Known("caption of a", hit=True)
-    assert ask(cache, "c", never) == Known("caption of c", hit=True)
-    assert ask(cache, "b", lambda: "made again") == Known("made again", hit=False)
+    assert ask(cache, "a", never) == CachedCaption("caption of a", hit=True)
+    assert ask(cache, "c", never) == CachedCaption("caption of c", hit=True)
+    assert ask(cache, "b", lambda: "made again") == CachedCaption("made again", hit=False)
 
 
 def test_a_caption_is_forgotten_at_its_age() -> None:
-    cache = make_cache(ttl_s=0.5)
+    clock = Clock()
+    cache = CaptionCache(max_entries=100, ttl_s=60, clock=clock)
     ask(cache, "a", lambda: "old")
-    time.sleep(0.6)
-    assert ask(cache, "a", lambda: "new") == Known("new", hit=False)
+    clock.now += 59
+    assert ask(cache, "a", never) == CachedCaption("old", hit=True)
+    assert cache.get("a") == "old"
+    clock.now += 1
+    assert cache.get("a") is None
+    assert ask(cache, "a", lambda: "new") == CachedCaption("new", hit=False)
 
 
-def test_what_a_store_keeps_grows_no_older_here_than_there() -> None:
+@pytest.mark.parametrize("seconds", [60, 7200])
+def test_a_shared_entry_gets_no_older_than_both_caches_allow(seconds: float) -> None:
     asked: list[str] = []
 
     class Store:
-        def get(self, key: str) -> Kept | None:
+        def get(self, key: str) -> CacheEntry | None:
             asked.append(key)
-            return Kept("from the store", 0.5)
+            return CacheEntry("from the store", seconds)
 
-        def put(self, key: str, kept: Kept) -> None:
+        def put(self, key: str, entry: CacheEntry) -> None:
             raise AssertionError("it came from there")
 
-    cache = CaptionCache(max_entries=10, ttl_s=3600, shared=Store())
+    clock = Clock()
+    cache = CaptionCache(max_entries=10, ttl_s=3600, shared=Store(), clock=clock)
     for _ in range(3):
-        assert ask(cache, "a", never) == Known("from the store", hit=True)
+        assert ask(cache, "a", never) == CachedCaption("from the store", hit=True)
     assert asked == ["a"]
-    time.sleep(0.6)
-    assert ask(cache, "a", never) == Known("from the store", hit=True)
+    clock.now += min(seconds, 3600)
+    assert ask(cache, "a", never) == CachedCaption("from the store", hit=True)
     assert asked == ["a", "a"]
+
+
+def test_a_urls_picture_is_known_for_a_while_and_so_is_its_caption() -> None:
+    clock = Clock()
+    urls = UrlDigests(max_entries=2, ttl_s=60, clock=clock)
+    assert urls.get("https://a.example/") is None
+    for name in "abac":
+        urls.put(f"https://{name}.example/", picture_digest(name.encode()))
+    known = {name: urls.get(f"https://{name}.example/") for name in "abc"}
+    assert known == {"a": picture_digest(b"a"), "b": None, "c": picture_digest(b"c")}
+    cache = make_cache()
+    key = caption_key(known["a"] or b"", GenerationOptions(), "model")
+    assert cache.get(key) is None
+    ask(cache, key, lambda: "a caption")
+    assert cache.get(key) == "a caption"
+    clock.now += 60
+    assert urls.get("https://a.example/") is None
+    nothing = UrlDigests(max_entries=0, ttl_s=60)
+    nothing.put("https://a.example/", picture_digest(b"a"))
+    assert nothing.get("https://a.example/") is None
 
 
 @pytest.mark.parametrize("max_entries", [100, 0])
 def test_a_caption_that_many_want_at_once_is_made_once(max_entries: int) -> None:
     cache = make_cache(max_entries=max_entries)
-    with take_off(cache, "a") as flight, waiting(cache, "a", 31, never) as answers:
-        flight.land("a caption")
-        assert [answer.result(30) for answer in answers] == [Known("a caption", hit=False)] * 31
+    with lead(cache, "a") as leader, waiting(cache, "a", 31, never) as answers:
+        leader.resolve("a caption")
+        assert [answer.result(30) for answer in answers] == [CachedCaption("a caption", hit=False)] * 31
     if max_entries:
-        assert ask(cache, "a", never) == Known("a caption", hit=True)
+        assert ask(cache, "a", never) == CachedCaption("a caption", hit=True)
     else:
-        assert ask(cache, "a", lambda: "made anew") == Known("made anew", hit=False)
+        assert ask(cache, "a", lambda: "made anew") == CachedCaption("made anew", hit=False)
 
 
 def test_different_captions_are_made_side_by_side() -> None:
     cache = make_cache()
-    with take_off(cache, "a"), take_off(cache, "b"):
-        assert ask(cache, "c", lambda: "of c") == Known("of c", hit=False)
+    with lead(cache, "a"), lead(cache, "b"):
+        assert ask(cache, "c", lambda: "of c") == CachedCaption("of c", hit=False)
 
 
 @pytest.mark.parametrize("own", [DeadlineExceeded(), ShuttingDown(), Overloaded(), SystemExit()])
@@ -172,39 +210,56 @@ def test_what_befell_one_request_does_not_befall_those_who_wait_for_it(own: Base
         made.append(1)
         return "a caption"
 
-    flight = take_off(cache, "a")
-    with waiting(cache, "a", 8, make) as answers, pytest.raises(type(own)), flight:
+    leader = lead(cache, "a")
+    with waiting(cache, "a", 8, make) as answers, pytest.raises(type(own)), leader:
         raise own
     assert {answer.result(30).caption for answer in answers} == {"a caption"}
     assert len(made) == 1
 
 
-@pytest.mark.parametrize("everyones", [CorruptImage(), ZeroDivisionError("a bug")])
-def test_a_bad_picture_and_a_bug_are_told_to_all_and_not_remembered(everyones: Exception) -> None:
+@pytest.mark.parametrize(
+    ("error", "followers"),
+    [
+        (CorruptImage("Broken.", detail="at byte 5", retry_after_s=7), CorruptImage),
+        (ZeroDivisionError("a bug"), InternalError),
+        (UnicodeDecodeError("utf-8", b"", 0, 1, "a bug whose class wants five arguments"), InternalError),
+    ],
+)
+def test_a_bad_picture_and_a_bug_are_each_followers_own_error(
+    error: Exception, followers: type[CaptioningError]
+) -> None:
+    """Each is raised an instance of its own, caused by the leader's. Errors are not remembered."""
     cache = make_cache()
-    flight = take_off(cache, "a")
-    with waiting(cache, "a", 8, never) as answers, pytest.raises(type(everyones)), flight:
-        raise everyones
-    assert {type(answer.exception(30)) for answer in answers} == {type(everyones)}
-    assert ask(cache, "a", lambda: "mended") == Known("mended", hit=False)
+    leader = lead(cache, "a")
+    with waiting(cache, "a", 8, never) as answers, pytest.raises(type(error)) as raised, leader:
+        raise error
+    assert raised.value is error
+    own = [answer.exception(30) for answer in answers]
+    assert len({id(each) for each in [*own, error]}) == 9
+    for each in own:
+        assert type(each) is followers
+        assert each.__cause__ is error
+        if isinstance(error, CaptioningError):
+            assert vars(each) == vars(error)
+    assert ask(cache, "a", lambda: "mended") == CachedCaption("mended", hit=False)
 
 
 def test_who_waits_for_another_keeps_its_own_deadline() -> None:
     cache = make_cache()
-    with take_off(cache, "a") as flight:
+    with lead(cache, "a") as leader:
         with waiting(cache, "a", 4, never, seconds=0.5) as answers:
             assert {type(answer.exception(30)) for answer in answers} == {DeadlineExceeded}
-        flight.land("late, but made")
-    assert ask(cache, "a", never) == Known("late, but made", hit=True)
+        leader.resolve("late, but made")
+    assert ask(cache, "a", never) == CachedCaption("late, but made", hit=True)
 
 
-def test_a_flight_that_ended_does_not_end_the_next_one() -> None:
+def test_a_leader_that_is_done_does_not_end_the_next_ones_turn() -> None:
     cache = make_cache(max_entries=0)
-    with take_off(cache, "a") as first:
-        first.land("first")
-        second = take_off(cache, "a")
+    with lead(cache, "a") as first:
+        first.resolve("first")
+        second = lead(cache, "a")
     with second, waiting(cache, "a", 2, never) as answers:
-        second.land("second")
+        second.resolve("second")
         assert {answer.result(30).caption for answer in answers} == {"second"}
 
 
@@ -252,13 +307,13 @@ def test_nothing_is_mixed_up_or_left_behind_when_much_fails() -> None:
                 raise fate.choice(failures)
             return f"caption of {key}"
 
-        with suppress(*failures):
+        with suppress(*failures, InternalError):
             assert ask(cache, key, make).caption == f"caption of {key}"
 
     with ThreadPoolExecutor(32) as callers:
         list(callers.map(one, range(3000)))
     assert len(cache._entries) <= 5
-    assert not cache._flights
+    assert not cache._leaders
 
 
 @pytest.fixture(scope="module")

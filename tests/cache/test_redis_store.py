@@ -6,13 +6,13 @@ import json
 import logging
 import os
 import signal
-import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -20,14 +20,14 @@ import redis
 import requests
 import trustme
 
-from captioning.cache import redis_store as shared_cache
-from captioning.cache.captions import Kept
-from captioning.cache.redis_store import SharedCache
+from captioning.cache import redis_store
+from captioning.cache.captions import CacheEntry
+from captioning.cache.redis_store import RedisStore
 from captioning.settings import Settings
 from tests.bad_servers import BadServer, Behaviour, Connection, say_nothing
 from tests.conftest import SAMPLES, Service, free_port, required_program
 
-KEPT = Kept("a caption, ünïcödé too", 60)
+ENTRY = CacheEntry("a caption, ünïcödé too", 60)
 CAPTIONS = json.loads((SAMPLES[0].parent / "captions.json").read_text())
 
 
@@ -95,25 +95,25 @@ def server(tmp_path: Path) -> Iterator[CacheServer]:
 
 @pytest.fixture
 def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_cache, "PAUSE_S", 0.2)
+    monkeypatch.setattr(redis_store, "PAUSE_S", 0.2)
 
 
 def outages(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
-def gets(cache: SharedCache, key: str) -> Kept:
-    """Return what the cache has; the first times it may still be connecting."""
-    kept = eventually(lambda: cache.get(key))
-    assert isinstance(kept, Kept)
-    return kept
+def gets(cache: RedisStore, key: str) -> CacheEntry:
+    """Return the cache's entry. At first the cache may still be connecting."""
+    entry = eventually(lambda: cache.get(key))
+    assert isinstance(entry, CacheEntry)
+    return entry
 
 
 def test_what_one_instance_puts_another_gets_for_as_long_as_it_is_kept(server: CacheServer) -> None:
-    SharedCache(server.url).put("a", KEPT)
-    kept = gets(SharedCache(server.url), "a")
-    assert kept.caption == KEPT.caption
-    assert 0 < kept.seconds_left <= 60
+    RedisStore(server.url).put("a", ENTRY)
+    got = gets(RedisStore(server.url), "a")
+    assert got.caption == ENTRY.caption
+    assert 0 < got.ttl_s <= 60
     assert 0 < server.ask("PTTL", "a") <= 60_000
     assert server.ask("CLIENT", "LIST").count(b"\n") == 3  # one connection each, and the one that asks
 
@@ -128,10 +128,10 @@ def test_every_form_of_url_works(tmp_path: Path, scheme: str) -> None:
         "password": f"redis://:p%40ss%3A%2Fw@localhost:{server.port}/3",
         "user": f"redis://default:p%40ss%3A%2Fw@localhost:{server.port}/3",
     }
-    cache = SharedCache(str(Settings(cache_url=urls[scheme]).cache_url))
+    cache = RedisStore(str(Settings(cache_url=urls[scheme]).cache_url))
     try:
-        cache.put("a", KEPT)
-        assert gets(cache, "a").caption == KEPT.caption
+        cache.put("a", ENTRY)
+        assert gets(cache, "a").caption == ENTRY.caption
         assert list(server.ask("INFO", "KEYSPACE")) == ["db3"]
     finally:
         server.kill()
@@ -149,13 +149,13 @@ def test_tls_is_spoken_and_its_certificate_checked(
     files = {name: str(tmp_path / file) for name, file in tls.items()}
     server = CacheServer(tmp_path, **{"tls-port": str(port), "tls-auth-clients": "no", **files})
     try:
-        stranger = SharedCache(f"rediss://localhost:{port}")
+        stranger = RedisStore(f"rediss://localhost:{port}")
         assert stranger.get("a") is None
         assert "CERTIFICATE_VERIFY_FAILED" in eventually(lambda: outages(caplog))[0]
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority"))
-        cache = SharedCache(f"rediss://localhost:{port}")
-        cache.put("a", KEPT)
-        assert gets(cache, "a").caption == KEPT.caption
+        cache = RedisStore(f"rediss://localhost:{port}")
+        cache.put("a", ENTRY)
+        assert gets(cache, "a").caption == ENTRY.caption
     finally:
         server.kill()
 
@@ -179,7 +179,15 @@ def entry(**changes: object) -> str:
         ("SET", "a", entry(expires_at=time.time() - 1)),
         ("SET", "a", '{"key": "a", "caption": "foreign", "expires_at": NaN}'),
         ("SET", "a", '{"key": "a", "caption": "foreign", "expires_at": 1e999}'),
-        ("SET", "a", entry(caption="x" * 9000)),
+        ("SET", "a", entry(caption="")),
+        ("SET", "a", entry(caption="x" * 3001)),
+        ("SET", "a", entry(caption="a\u202ered gnorts")),
+        ("SET", "a", entry(caption="a\u2066b")),
+        ("SET", "a", entry(caption="a\x1b[31mb")),
+        ("SET", "a", entry(caption="a\nb")),
+        ("SET", "a", entry(caption="a\u2028b")),
+        ("SET", "a", entry(caption="a\u200bb")),
+        ("SET", "a", entry(caption="x" * 20_000)),
         ("SETRANGE", "a", 200_000_000, "huge"),
     ],
     ids=str,
@@ -187,21 +195,23 @@ def entry(**changes: object) -> str:
 def test_a_value_that_is_no_caption_is_a_miss_and_is_replaced(
     server: CacheServer, caplog: pytest.LogCaptureFixture, command: tuple[str | bytes | int, ...]
 ) -> None:
-    cache = SharedCache(server.url)
-    cache.put("there", KEPT)
+    cache = RedisStore(server.url)
+    cache.put("there", ENTRY)
     gets(cache, "there")
     server.ask(*command)
     with memory_stays_small():
         assert [cache.get("a") for _ in range(5)] == [None] * 5
-    cache.put("a", KEPT)
-    assert gets(cache, "a").caption == KEPT.caption
+    cache.put("a", ENTRY)
+    assert gets(cache, "a").caption == ENTRY.caption
     assert outages(caplog) == []
 
 
-def test_a_caption_too_long_to_be_one_is_not_kept(server: CacheServer) -> None:
-    cache = SharedCache(server.url)
-    cache.put("long", Kept("x" * 9000, 60))
-    cache.put("short", KEPT)
+def test_what_no_model_writes_is_not_stored(server: CacheServer) -> None:
+    cache = RedisStore(server.url)
+    cache.put("long", CacheEntry("x" * 3001, 60))
+    cache.put("control", CacheEntry("a\0b", 60))
+    cache.put("surrogate", CacheEntry("\ud800", 60))
+    cache.put("short", ENTRY)
     gets(cache, "short")
     assert server.ask("KEYS", "*") == [b"short"]
 
@@ -209,12 +219,12 @@ def test_a_caption_too_long_to_be_one_is_not_kept(server: CacheServer) -> None:
 def test_a_connection_that_was_closed_while_idle_is_opened_again(
     server: CacheServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cache = SharedCache(server.url)
-    cache.put("a", KEPT)
+    cache = RedisStore(server.url)
+    cache.put("a", ENTRY)
     for _ in range(3):
         gets(cache, "a")
         server.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    assert gets(cache, "a").caption == KEPT.caption
+    assert gets(cache, "a").caption == ENTRY.caption
     assert outages(caplog) == []
 
 
@@ -227,14 +237,14 @@ def test_a_server_that_takes_nothing_new_still_gives(
     server: CacheServer, caplog: pytest.LogCaptureFixture, command: tuple[str, ...], code: str
 ) -> None:
     """It is full, or may not write: one warning, and one line when that is over."""
-    cache = SharedCache(server.url)
-    cache.put("a", KEPT)
+    cache = RedisStore(server.url)
+    cache.put("a", ENTRY)
     gets(cache, "a")
     server.ask(*command)
 
     def refused() -> bool:
-        cache.put("b", KEPT)
-        assert gets(cache, "a").caption == KEPT.caption
+        cache.put("b", ENTRY)
+        assert gets(cache, "a").caption == ENTRY.caption
         return bool(outages(caplog))
 
     eventually(refused)
@@ -256,11 +266,11 @@ def test_a_wrong_password_is_one_warning_and_is_not_logged(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     server = CacheServer(tmp_path, requirepass="right")
-    cache = SharedCache(f"{url}127.0.0.1:{server.port}")
+    cache = RedisStore(f"{url}127.0.0.1:{server.port}")
     try:
         for _ in range(20):
             assert cache.get("a") is None
-            cache.put("a", KEPT)
+            cache.put("a", ENTRY)
             time.sleep(0.05)
         (warning,) = outages(caplog)
         assert f"cannot be used: it answers {code}" in warning
@@ -333,24 +343,71 @@ NONSENSE: dict[str, Behaviour] = {
 
 @pytest.mark.parametrize("nonsense", NONSENSE)
 @pytest.mark.usefixtures("short_pause")
-def test_a_server_that_talks_nonsense_costs_milliseconds_and_one_warning(
+def test_a_server_that_talks_nonsense_is_a_miss_and_one_warning(
     caplog: pytest.LogCaptureFixture, nonsense: str
 ) -> None:
-    """Half of the requests come while it is left alone; the memory that it can make grow stays small."""
+    """It is tried again after each pause. The memory that it can make grow stays small."""
     with BadServer(NONSENSE[nonsense]) as server, memory_stays_small():
-        cache = SharedCache(f"redis://127.0.0.1:{server.port}")
-        waited = []
-        end = time.monotonic() + 1
-        while time.monotonic() < end:
-            started = time.perf_counter()
+        cache = RedisStore(f"redis://127.0.0.1:{server.port}")
+
+        def fails() -> bool:
             assert cache.get("a") is None
-            cache.put("a", KEPT)
-            waited.append(time.perf_counter() - started)
-            time.sleep(0.01)
-        assert statistics.median(waited) < 0.05
+            cache.put("a", ENTRY)
+            return bool(outages(caplog))
+
+        eventually(fails)
+        for _ in range(20):
+            time.sleep(0.05)
+            fails()
         (warning,) = outages(caplog)
         assert f"127.0.0.1:{server.port} cannot be used" in warning
-        assert server.connections < 15
+
+
+def test_requests_do_not_wait_for_a_server_that_says_nothing(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread still waits for it when the last of many requests has gone on without an answer."""
+    monkeypatch.setattr(redis_store, "ANSWER_TIMEOUT_S", 3600)
+    with BadServer(say_nothing) as server:
+        cache = RedisStore(f"redis://127.0.0.1:{server.port}")
+        for _ in range(200):
+            assert cache.get("a") is None
+            cache.put("a", ENTRY)
+        eventually(lambda: server.connections)
+        assert outages(caplog) == []
+
+
+def test_a_server_that_failed_is_left_alone(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_store, "PAUSE_S", 3600)
+    with BadServer(hang_up) as server:
+        cache = RedisStore(f"redis://127.0.0.1:{server.port}")
+        eventually(lambda: cache.get("a") or outages(caplog))
+        connections = server.connections
+        for _ in range(50):
+            assert cache.get("a") is None
+            cache.put("a", ENTRY)
+        assert server.connections == connections
+
+
+def test_whatever_bytes_a_server_sends_nothing_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of the protocol in any order: redis-py's parser lets errors of many kinds through."""
+    monkeypatch.setattr(redis_store, "PAUSE_S", 0)
+    random = Random(5)
+    pieces = [*b"+-:$*%~#,(_>|=!", b"\r\n", b"0", b"-1", b"9" * 30, b"1", b"\xff", b"OK", b"a" * 20]
+    pieces += [b"-ERR ", b"-MOVED ", b"-ASK 1 ", b"-LOADING ", b"-WRONGTYPE", b"nan", b"$3\r\nabc\r\n", b"*2\r\n"]
+
+    def behave(connection: Connection) -> None:
+        connection.client.recv(65_536)
+        chosen = random.choices(pieces, k=random.randint(1, 8))
+        connection.send(b"".join(bytes([piece]) if isinstance(piece, int) else piece for piece in chosen) + b"\r\n")
+
+    with BadServer(behave) as server:
+        store = RedisStore(f"redis://127.0.0.1:{server.port}")
+        client = redis_store._client(store._url)
+        for _ in range(300):
+            store._exchange(client, ("GETRANGE", "a", 0, 5))
+            store._exchange(client, ("SET", "a", "b"))
+        client.close()
 
 
 @pytest.mark.usefixtures("short_pause")
@@ -359,7 +416,7 @@ def test_a_server_that_repeats_what_it_was_told_gives_no_password_away(caplog: p
     caplog.set_level(logging.DEBUG)
     for answer in (b"-ERR unknown command AUTH with args 'hunter2'\r\n", b"-hunter2 is wrong\r\n", b"hunter2\r\n"):
         with BadServer(repeat(answer)) as server:
-            cache = SharedCache(f"redis://:hunter2@127.0.0.1:{server.port}")
+            cache = RedisStore(f"redis://:hunter2@127.0.0.1:{server.port}")
             cache.get("a")
             eventually(lambda: outages(caplog))
         caplog_text = caplog.text
@@ -372,7 +429,7 @@ def test_an_answer_to_another_question_is_noticed() -> None:
     """A server that is one answer behind would otherwise give each picture its predecessor's caption."""
     wrong = entry(key="b").encode()
     with BadServer(repeat(b"$%d\r\n%s\r\n" % (len(wrong), wrong))) as server:
-        cache = SharedCache(f"redis://127.0.0.1:{server.port}")
+        cache = RedisStore(f"redis://127.0.0.1:{server.port}")
         gets(cache, "b")
         assert cache.get("a") is None
 
@@ -381,8 +438,8 @@ def test_an_answer_to_another_question_is_noticed() -> None:
 def test_a_server_that_hangs_is_left_alone_until_it_answers(
     server: CacheServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cache = SharedCache(server.url)
-    cache.put("a", KEPT)
+    cache = RedisStore(server.url)
+    cache.put("a", ENTRY)
     gets(cache, "a")
     server.process.send_signal(signal.SIGSTOP)
     with ThreadPoolExecutor(32) as callers:  # all at once, as in a burst
@@ -390,7 +447,7 @@ def test_a_server_that_hangs_is_left_alone_until_it_answers(
     assert answers == [None] * 320
     eventually(lambda: cache.get("a") or outages(caplog))
     server.process.send_signal(signal.SIGCONT)
-    assert gets(cache, "a").caption == KEPT.caption
+    assert gets(cache, "a").caption == ENTRY.caption
     first, last = outages(caplog)
     assert "does not answer within" in first
     assert last.endswith("this is over.")
@@ -413,10 +470,6 @@ def instances(start_service: Callable[..., Service], shared_server: CacheServer)
     return [service.wait_until_ready() for service in started]
 
 
-def cache_ms(response: requests.Response) -> float:
-    return float(dict(part.split(";dur=") for part in response.headers["Server-Timing"].split(", "))["cache"])
-
-
 def log_lines(service: Service) -> list[str]:
     return [line for line in service.log.read_text().splitlines() if "The caption cache" in line]
 
@@ -437,6 +490,10 @@ def test_instances_share_their_captions(instances: list[Service], shared_server:
         return (answer.headers["X-Cache"], answer.json()) == ("hit", {"output": "from the other instance"})
 
     eventually(answers_what_is_there)
+    for nonsense in ("x" * 7000, "a\u202ered gnorts", "two\nlines", ""):
+        shared_server.ask("SET", key, json.dumps({**written, "caption": nonsense}))
+        answer = second.upload(picture)
+        assert (answer.headers["X-Cache"], answer.json()) == ("miss", made.json())
     shared_server.ask("FLUSHALL")
 
 
@@ -461,7 +518,6 @@ def test_captions_go_on_through_the_cache_servers_outages(instances: list[Servic
     eventually(lambda: (service.upload(work[0][0]), len(log_lines(service)) == 1)[1])
     left_alone = rounds(1)
     assert {answer.headers["X-Cache"] for answer in left_alone} == {"miss"}
-    assert statistics.median(map(cache_ms, left_alone)) < 20
     shared_server.process.send_signal(signal.SIGCONT)
     eventually(is_shared)
 
