@@ -174,7 +174,7 @@ class UnsupportedImage(UnusableImage):
     """The bytes are not a picture, or one in a format that is off the list."""
 
     code = "unsupported_image"
-    sentence = "This is not an image in a supported format (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF)."
+    sentence = "This is not an image in a supported format."
 
 
 class CorruptImage(UnusableImage):

@@ -11,7 +11,7 @@ from captioning.model.engine import GenerationOptions
 
 # Raise it when the same picture may get another caption from the same model: a change to decoding, preprocessing or
 # generation. A cache that instances share outlives a deploy, so this is what tells old captions from new ones.
-VERSION = 1
+VERSION = 2
 
 # By ending: the files of a checkpoint or of an int8 export that captions can depend on.
 _MODEL_FILES = (".json", ".txt", ".safetensors", ".bin", ".onnx", ".weights")

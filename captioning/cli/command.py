@@ -16,17 +16,18 @@ from captioning.cli.records import Csv, Form, Jsonl, Outcome, Plain, captioned_i
 from captioning.cli.sources import list_sources
 from captioning.errors import CaptioningError, InvalidParameter, ModelFailed
 from captioning.model.engine import Engine, GenerationOptions
+from captioning.pictures.formats import ENDINGS
 from captioning.settings import BATCH_SIZE_LIMIT, MAX_NEW_TOKENS_LIMIT, NUM_BEAMS_LIMIT, Settings
 
 _SOME_FAILED = 1
 _MODEL_FAILED = 3
 _INTERRUPTED = 130  # what shells say of a process that Ctrl-C ended
 
-_HELP = """Caption pictures with the model in this process, without a server.
+_HELP = f"""Caption pictures with the model in this process, without a server.
 
 Each PATH_OR_URL is a picture, a folder of pictures, an http(s) URL, or - for a list on standard input, one a line.
-Of a folder, the files count whose names end as pictures' do (.jpg, .png, .webp, .gif, .bmp, .tiff, .avif, …), hidden
-ones left out; a file that is named itself is tried whatever its name.
+Of a folder, the files count whose names end as pictures' do ({", ".join(ENDINGS)}), hidden ones left out; a file that
+is named itself is tried whatever its name.
 
 A line for each picture goes to standard output, in the order of the arguments: the source, a tab, the caption.
 Characters that would break a line are spelt out (a tab as \\t, a backslash as \\\\). Errors go to standard error, and

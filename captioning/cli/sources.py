@@ -8,11 +8,8 @@ import stat
 from collections.abc import Iterable, Iterator
 
 from captioning.errors import ImageNotFound, ImageTooLarge, UnsupportedImage
+from captioning.pictures.formats import ENDINGS
 
-# Which files of a folder are pictures is told by their names, so that nothing else in it is ever opened.
-PICTURE_ENDINGS = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif",
-)  # fmt: skip
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
@@ -77,7 +74,8 @@ def _pictures_in(folder: str, *, recursive: bool) -> Iterator[str]:
             yield here
             continue
         for entry in entries:
-            if entry.name.lower().endswith(PICTURE_ENDINGS) and entry.is_file():
+            # By their names, so that nothing else in a folder is ever opened.
+            if entry.name.lower().endswith(ENDINGS) and entry.is_file():
                 yield entry.path
         if recursive:
             # A link to a folder is not followed: it may lead back up, and what it leads to has its own name.

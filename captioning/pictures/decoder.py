@@ -5,8 +5,12 @@
     picture = opened.decode()                                           # pixels, in the file's own mode
     picture.crop((0, 0, picture.size[0], 64))                           # any part of it, upright, RGB
 
-Formats go by content only: JPEG (the first picture of an MPO too), PNG, WebP, GIF, BMP, TIFF and AVIF. Of
-animations and multi-page files, the first frame counts (of an APNG, the default picture).
+Formats go by content only, by the table in `captioning.pictures.formats`; of a file, Pillow sees what the pixels depend
+on (`captioning.pictures.scan`). Of animations and multi-page files, the first frame counts (of an APNG, the default
+picture).
+
+A file whose end is missing is read twice, with two different things in its place. Rows that come out the same do not
+depend on it; where these are ROWS_NEEDED of all, the picture counts as whole.
 
 Sources: Pillow 13's plugins; libjpeg's scaled inverse DCT, reached by ``Image.draft``, with
 benchmarks/jpeg_draft.py for JPEG_DRAFT_FACTOR.
@@ -18,19 +22,17 @@ import ctypes
 import io
 import logging
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 
-from PIL import AvifImagePlugin, Image, PngImagePlugin, _imaging
-from PIL.AvifImagePlugin import AvifImageFile
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
+from PIL import AvifImagePlugin, Image, _imaging
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
-from captioning.errors import TooManyPixels, UnsupportedImage
+from captioning.errors import CorruptImage, TooManyPixels, UnsupportedImage
+from captioning.pictures.formats import NAMES, Format, format_of
 from captioning.pictures.memory import codec_bytes, reading_bytes, stored_bytes, tiff_piece_size
 from captioning.pictures.pillow_errors import translated_errors
 from captioning.pictures.pixels import DecodedImage
@@ -44,33 +46,9 @@ JPEG_DRAFT_FACTOR = 3
 """A JPEG is read at 1/2, 1/4 or 1/8 only where both sides stay at least this many times the model's."""
 
 
-class _StillGif(GifImageFile):
-    """A GIF of which no second frame is wanted.
-
-    To dispose of the first, Pillow would fill a picture of its size while opening the file.
-    """
-
-    @property
-    def disposal_method(self) -> int:
-        return 0
-
-    @disposal_method.setter
-    def disposal_method(self, method: int) -> None:
-        pass
-
-
-# The plugins are called directly. Image.open() would answer "cannot identify" both for text and for a cut
-# PNG, and warns on the way about sizes and MPO headers.
-_PLUGINS: tuple[type[ImageFile], ...] = (
-    JpegImageFile,
-    PngImageFile,
-    WebPImageFile,
-    _StillGif,
-    TiffImageFile,
-    AvifImageFile,
-    BmpImageFile,
-)
-_SIGNATURE_BYTES = 16
+ROWS_NEEDED = 0.9
+"""Of a picture whose end is missing, the share of its rows that must be there."""
+_FILLERS = (b"\0", b"\xff")
 
 # Corrupt EXIF and TIFF tags are common in sound pictures. Pillow warns about each with texts taken from the
 # file, which the registry of warnings would keep for ever. A filter that is set once is thread-safe, which
@@ -80,8 +58,6 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 # Many pictures are decoded at once, next to the model; dav1d would start a thread per CPU for each of them.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-# Text is kept unpacked from opening on, outside of every budget; Pillow's 64 MiB would dwarf most pictures.
-PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20
 
 # libtiff prints what it dislikes: of a damaged fax every line, tens of thousands of them into the log.
 with suppress(AttributeError):  # a Pillow that was built without libtiff, or that hides its names
@@ -103,18 +79,21 @@ def open_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, target_size
     Raises UnsupportedImage, CorruptImage, or TooManyPixels where width times height, as the header tells
     them, exceed ``max_pixels`` or a side exceeds MAX_SIDE.
     """
-    plugin = _plugin_for(data[:_SIGNATURE_BYTES])
-    with translated_errors():
-        image = plugin(io.BytesIO(data))
-        _check_size(image.size, max_pixels)
-        if isinstance(image, TiffImageFile):
-            _check_tiff(image, max_pixels)
-        size = image.size
-        beside = codec_bytes(image, data)
-        if isinstance(image, JpegImageFile) and target_size is not None:
-            # Pillow takes the smallest scale that leaves both sides at least this long.
-            image.draft(None, (JPEG_DRAFT_FACTOR * target_size,) * 2)
-        return OpenedImage(image, size, beside + stored_bytes(image) + reading_bytes(image, target_size))
+    found = format_of(data)
+    if found is None:
+        raise UnsupportedImage(
+            f"This is not an image in a supported format ({NAMES}).", detail=f"starts with {data[:16]!r}"
+        )
+
+    def opened(filler: bytes) -> ImageFile:
+        with translated_errors():
+            return _open(found, found.essential(data, filler), max_pixels)
+
+    try:
+        return OpenedImage(opened(b""), opened, target_size, is_cut=False)
+    except CorruptImage:
+        # Some codecs want the whole file before they tell its size.
+        return OpenedImage(opened(_FILLERS[0]), opened, target_size, is_cut=True)
 
 
 def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, target_size: int | None = None) -> Image.Image:
@@ -130,32 +109,69 @@ class OpenedImage:
 
     ``format`` is Pillow's name of the format; ``size`` is (width, height) as the file has it, not turned upright;
     ``pixels`` counts those that decode() will really make; ``memory_bytes`` bounds what decode() and reading the
-    result in strips allocate beyond ``data`` itself.
+    result in strips allocate beyond the file's bytes.
     """
 
-    def __init__(self, image: ImageFile, size: tuple[int, int], memory_bytes: int) -> None:
-        self._image = image
-        self.size = size
+    def __init__(
+        self, image: ImageFile, opened: Callable[[bytes], ImageFile], target_size: int | None, *, is_cut: bool
+    ) -> None:
+        """Take an image, and how to open it anew with something in place of its missing end."""
+        self.size = image.size
         self.format = image.format or ""
+        beside = codec_bytes(image)
+        self._draft_size = None if target_size is None else (JPEG_DRAFT_FACTOR * target_size,) * 2
+        self._image: ImageFile | None = self._drafted(image)
+        self._opened = opened
+        self._is_cut = is_cut
         self.pixels = image.width * image.height
-        self.memory_bytes = memory_bytes
+        self.memory_bytes = beside + stored_bytes(image) + reading_bytes(image, target_size)
 
     def decode(self) -> DecodedImage:
         """Decode the first frame. Call it once.
 
         Raises CorruptImage, or TooManyPixels where memory does not suffice.
         """
+        image, self._image = self._image, None
+        assert image is not None
+        if self._is_cut:
+            return self._decode_cut()
+        try:
+            with translated_errors():
+                return DecodedImage(image)
+        except CorruptImage:
+            del image
+            return self._decode_cut()
+
+    def _decode_cut(self) -> DecodedImage:
+        """Decode twice, with different things in place of what is missing.
+
+        Raises CorruptImage where too few of the rows agree.
+        """
         with translated_errors():
-            return DecodedImage(self._image)
+            rows = DecodedImage(self._drafted(self._opened(_FILLERS[1])), ground=1).row_checksums()
+            picture = DecodedImage(self._drafted(self._opened(_FILLERS[0])), ground=0)
+            pairs = zip(rows, picture.row_checksums(), strict=True)
+            there = next((row for row, (one, other) in enumerate(pairs) if one != other), len(rows))
+        if there < ROWS_NEEDED * len(rows):
+            raise CorruptImage(detail=f"{there} of {len(rows)} rows are there")
+        return picture
+
+    def _drafted(self, image: ImageFile) -> ImageFile:
+        if isinstance(image, JpegImageFile) and self._draft_size is not None:
+            # Pillow takes the smallest scale that leaves both sides at least this long.
+            image.draft(None, self._draft_size)
+        return image
 
 
-def _plugin_for(signature: bytes) -> type[ImageFile]:
-    for plugin in _PLUGINS:
-        _, accepts = Image.OPEN[plugin.format or ""]
-        # A plugin that was built without its library answers with a sentence in place of True.
-        if accepts is not None and accepts(signature) is True:
-            return plugin
-    raise UnsupportedImage(detail=f"starts with {signature!r}")
+def _open(found: Format, data: bytes, max_pixels: int) -> ImageFile:
+    # The plugin is called directly. Image.open() would answer "cannot identify" both for text and for a cut PNG, and
+    # warns on the way about sizes and MPO headers.
+    module, _, name = found.plugin.partition(".")
+    image: ImageFile = getattr(import_module(f"PIL.{module}"), name)(io.BytesIO(data))
+    _check_size(image.size, max_pixels)
+    if isinstance(image, TiffImageFile):
+        _check_tiff(image, max_pixels)
+    return image
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:

@@ -7,8 +7,8 @@ what benchmarks/decoder_memory.py measures, so that a budget in bytes holds.
 
 from __future__ import annotations
 
+import io
 import math
-import re
 
 from PIL.ExifTags import Base
 from PIL.ImageFile import ImageFile
@@ -22,8 +22,6 @@ from PIL.TiffImagePlugin import (
     TiffImageFile,
 )
 
-from captioning.errors import CorruptImage
-
 # Pillow stores every other mode in 4 bytes a pixel.
 _STORED_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 # WebP: the canvas, the one before and a copy as bytes; 13 measured. AVIF: a copy as bytes, the RGB it was
@@ -35,11 +33,6 @@ _PART_BYTES = 20
 _PART_PIXELS = 2**18
 # Tables of the codecs, buffers of rows, the model's input.
 _FIXED_BYTES = 4 * 2**20
-
-# Every scan of a JPEG is a pass over the whole picture, for as little as 100 bytes; encoders make 3 to 20.
-_MAX_JPEG_SCANS = 100
-# Inside a JPEG's samples, 0xFF is followed by zero or a restart marker.
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 def stored_bytes(image: ImageFile) -> int:
@@ -54,11 +47,9 @@ def reading_bytes(image: ImageFile, target_size: int | None) -> int:
     return resized + _PART_BYTES * min(image.width * image.height, _PART_PIXELS) + _FIXED_BYTES
 
 
-def codec_bytes(image: ImageFile, data: bytes) -> int:
-    """Bound what the format's decoder allocates beside the stored pixels. Ask before ``image.draft``.
-
-    Raises CorruptImage for a JPEG of more scans than any encoder makes.
-    """
+def codec_bytes(image: ImageFile) -> int:
+    """Bound what the format's decoder allocates beside the stored pixels. Ask before ``image.draft``."""
+    data = image.fp.getvalue() if isinstance(image.fp, io.BytesIO) else b""
     pixels = image.width * image.height
     if isinstance(image, JpegImageFile):
         return _jpeg_coefficient_bytes(image, data)
@@ -89,22 +80,8 @@ def _jpeg_coefficient_bytes(image: JpegImageFile, data: bytes) -> int:
     components_in_scan = data[data.rfind(b"\xff\xda", 0, first_scan) + 4]
     if not image.info.get("progressive") and components_in_scan == image.layers:
         return 0
-    if _count_jpeg_scans(data, first_scan) > _MAX_JPEG_SCANS:
-        raise CorruptImage(detail=f"a JPEG of more than {_MAX_JPEG_SCANS} scans")
     across = 8 * max(layer[1] for layer in image.layer)
     down = 8 * max(layer[2] for layer in image.layer)
     # Blocks of 8 x 8 samples, padded to whole units of the coarsest component.
     units = math.ceil(image.width / across) * math.ceil(image.height / down)
     return 2 * 64 * units * sum(layer[1] * layer[2] for layer in image.layer)
-
-
-def _count_jpeg_scans(data: bytes, position: int) -> int:
-    """Count the scans of a JPEG whose first one starts at ``position``, up to one over the limit."""
-    scans = 1
-    while scans <= _MAX_JPEG_SCANS and (marker := _JPEG_MARKER.search(data, position)):
-        code = data[marker.end() - 1]
-        if code == 0xD9:
-            break
-        scans += code == 0xDA
-        position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
-    return scans

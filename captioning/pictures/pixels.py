@@ -16,6 +16,8 @@ Sources: EXIF 2.32, tag 0x0112; TIFF 6.0; the PNG specification's tRNS chunk; Pi
 from __future__ import annotations
 
 import math
+import zlib
+from contextlib import suppress
 
 from PIL import Image
 from PIL.ExifTags import Base
@@ -52,10 +54,11 @@ class DecodedImage:
     Reading parts from several threads at once is safe.
     """
 
-    def __init__(self, image: ImageFile) -> None:
+    def __init__(self, image: ImageFile, *, ground: int | None = None) -> None:
+        """Decode an image; with a ``ground``, a sample's value, over that and as far as it goes."""
         frame = image.tile[0].extents if isinstance(image, GifImageFile) and image.tile else None
         transparency = _transparency(image)
-        image.load()
+        image.load() if ground is None else _load_over(image, ground)
         if transparency is not None:
             image.info["transparency"] = transparency
         self._image = image
@@ -66,6 +69,11 @@ class DecodedImage:
         self._frame = frame if frame != (0, 0, *image.size) else None
         self._grey_table = _grey_table(image) if image.mode.startswith("I;16") else None
         self._grey_range = _grey_range(image) if image.mode in ("I", "F") else None
+
+    def row_checksums(self) -> list[int]:
+        """Return a checksum for each row as it is stored."""
+        width, height = self._image.size
+        return [zlib.crc32(self._image.crop((0, row, width, row + 1)).tobytes()) for row in range(height)]
 
     def to_rgb(self) -> Image.Image:
         """Return the whole picture, upright, in mode RGB."""
@@ -105,6 +113,23 @@ class DecodedImage:
             part = Image.alpha_composite(white, part.convert("RGBA"))
         rgb = part.convert("RGB")
         return rgb if self._frame is None else _over_white(rgb, box, self._frame)
+
+
+def _load_over(image: ImageFile, ground: int) -> None:
+    """Load as much as can be decoded, over samples of one value."""
+    prepare = image.load_prepare
+
+    def load_prepare() -> None:
+        prepare()
+        for tile in image.tile:
+            image.im.paste(ground, tile.extents)
+
+    image.load_prepare = load_prepare  # type: ignore[method-assign]
+    with suppress(*PILLOW_ERRORS):
+        image.load()
+    # What is there stays, and nothing is tried again.
+    image.tile = []
+    image.load()
 
 
 def _orientation(image: ImageFile) -> object:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from captioning.errors import CaptioningError, InternalError, MethodNotAllowed, NotFound, Unauthorized
+from captioning.pictures.formats import NAMES
 from captioning.web.answers import (
     CaptionAnswer,
     CaptionLine,
@@ -92,7 +93,7 @@ def _caption_operation(errors: list[type[CaptioningError]]) -> Json:
     return {
         "operationId": "caption",
         "summary": "Caption one picture",
-        "description": "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or MPO, by content. Of an animation, the first frame.",
+        "description": f"{NAMES}, by content. Of an animation, the first frame.",
         "parameters": [*_request_headers(), *_option_parameters()],
         "requestBody": {
             "required": True,

@@ -1,0 +1,89 @@
+"""The formats that are accepted, a row each: whoever names formats, or tells them, reads it here.
+
+Rows name Pillow's plugins and import none, so that processes which decode nothing do not pay for them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from captioning.pictures import scan
+
+
+class Format(NamedTuple):
+    """One format of pictures."""
+
+    name: str
+    """For people."""
+    plugin: str
+    """Pillow's class that opens it, as module.Class within PIL."""
+    endings: tuple[str, ...]
+    """Of files' names, in lower case."""
+    signature: re.Pattern[bytes]
+    """How its files start."""
+    essential: Callable[[bytes, bytes], bytes]
+    """What of a file the pixels depend on; the second argument stands in for a missing end."""
+
+
+FORMATS = (
+    # An MPO is JPEGs one behind the other, of which the first is the picture.
+    Format(
+        "JPEG",
+        "JpegImagePlugin.JpegImageFile",
+        (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+        re.compile(rb"\xff\xd8\xff"),
+        scan.jpeg,
+    ),
+    Format(
+        "PNG",
+        "PngImagePlugin.PngImageFile",
+        (".png", ".apng"),
+        re.compile(rb"\x89PNG\r\n\x1a\n"),
+        scan.png,
+    ),
+    Format(
+        "WebP",
+        "WebPImagePlugin.WebPImageFile",
+        (".webp",),
+        re.compile(rb"RIFF.{4}WEBPVP8[ XL]", re.DOTALL),
+        scan.webp,
+    ),
+    Format(
+        "GIF",
+        "GifImagePlugin.GifImageFile",
+        (".gif",),
+        re.compile(rb"GIF8[79]a"),
+        scan.gif,
+    ),
+    Format(
+        "BMP",
+        "BmpImagePlugin.BmpImageFile",
+        (".bmp", ".dib"),
+        re.compile(rb"BM"),
+        scan.bmp,
+    ),
+    Format(
+        "TIFF",
+        "TiffImagePlugin.TiffImageFile",
+        (".tif", ".tiff"),
+        re.compile(rb"II(?:[*+]\0|\0\*)|MM(?:\0[*+]|\*\0)"),
+        scan.tiff,
+    ),
+    Format(
+        "AVIF",
+        "AvifImagePlugin.AvifImageFile",
+        (".avif",),
+        # Its brand, that of its container, or, whatever the first brand is, one of those named beside it.
+        re.compile(rb".{4}ftyp(?:avi[fs]|m[is]f1|.{8}(?:.{4}){,16}?avi[fs])", re.DOTALL),
+        scan.avif,
+    ),
+)
+ENDINGS = tuple(ending for row in FORMATS for ending in row.endings)
+NAMES = ", ".join(row.name for row in FORMATS)
+
+
+def format_of(data: bytes) -> Format | None:
+    """Return the format that a file starts as, or None."""
+    return next((row for row in FORMATS if row.signature.match(data)), None)
