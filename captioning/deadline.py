@@ -1,47 +1,66 @@
-"""The moment by which a request must be answered, and whether anybody still waits for the answer."""
+"""The moment by which something must be done, and whether anybody still waits for it."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from captioning.errors import DeadlineExceeded
+from captioning.errors import DeadlineExceeded, TimedOut
+
+# How soon a caller that has gone is noticed by what waits for something else.
+_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
 class Deadline:
-    """Hold a moment on the monotonic clock, in seconds; ``abandoned`` tells whether the caller has gone."""
+    """A moment on the monotonic clock, in seconds; ``abandoned`` tells whether the caller has gone."""
 
     at: float
     abandoned: Callable[[], bool] = lambda: False
+    error: Callable[[], TimedOut] = DeadlineExceeded
 
     @classmethod
     def after(cls, seconds: float) -> Deadline:
         """Make the deadline that many seconds from now."""
         return cls(time.monotonic() + seconds)
 
-    def within(self, seconds: float) -> Deadline:
-        """Return the same, but no later than that many seconds from now."""
-        return replace(self, at=min(self.at, time.monotonic() + seconds))
+    def within(self, seconds: float, error: Callable[[], TimedOut] | None = None) -> Deadline:
+        """Return this one, or if it is sooner, that many seconds from now, with an ``error`` of its own."""
+        at = time.monotonic() + seconds
+        return self if self.at <= at else replace(self, at=at, error=error or self.error)
 
     def remaining(self) -> float:
-        """Return the seconds left.
+        """Return the seconds left, always more than none.
 
         Raises:
-            DeadlineExceeded: none are left.
+            TimedOut: none are left; it is what ``error`` makes, `DeadlineExceeded` if nothing else was said.
         """
         left = self.at - time.monotonic()
         if left <= 0:
-            raise DeadlineExceeded
+            raise self.error()
         return left
 
     def check(self) -> None:
         """Do nothing while an answer is of use; to be asked before each piece of work.
 
         Raises:
-            DeadlineExceeded: no time is left, or the caller has gone.
+            TimedOut: no time is left, or the caller has gone.
         """
         self.remaining()
         if self.abandoned():
             raise DeadlineExceeded(detail="the client has gone")
+
+    def poll_s(self) -> float:
+        """Check, and return for how many seconds to wait at most before the next check.
+
+        Raises:
+            TimedOut: as `check` does.
+        """
+        self.check()
+        return min(self.remaining(), _POLL_S)
+
+
+UNLIMITED = Deadline(math.inf)
+"""The deadline of a caller that has none."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from concurrent.futures import CancelledError, Future
 from typing import Literal, Protocol
-from urllib.parse import urlsplit
 
 from captioning.cache.captions import CachedCaption, CaptionCache
 from captioning.cache.key import caption_key, picture_digest
 from captioning.deadline import Deadline
-from captioning.errors import DeadlineExceeded, ImageFetchTimeout, TooManyPixels
+from captioning.errors import DeadlineExceeded, TooManyPixels
 from captioning.fetch.fetcher import Fetcher
+from captioning.fetch.urls import parse_url
 from captioning.limits import Admission, MemoryBudget, MemoryHold
 from captioning.model.batcher import Captioned
 from captioning.model.engine import Engine, GenerationOptions, Pixels
@@ -97,9 +97,9 @@ class Pipeline:
         engine.check(options)
         deadline.check()
         if isinstance(source, str):
-            trace.image_host = urlsplit(source).hostname
+            trace.image_host = parse_url(source).host
             with trace.stage("fetch"), self.downloads.permit(lambda: 1.0):
-                source = self._fetch(source, deadline, memory)
+                source = self._fetcher.fetch(source, deadline=deadline, on_bytes=memory.grow)
         trace.image_bytes = len(source)
         trace.cache = "miss"
         with trace.stage("cache"):
@@ -122,13 +122,6 @@ class Pipeline:
         )
         trace.batch_size = captioned.batch_size
         return captioned.caption
-
-    def _fetch(self, url: str, deadline: Deadline, memory: MemoryHold) -> bytes:
-        try:
-            return self._fetcher.fetch(url, timeout_s=deadline.remaining(), on_bytes=memory.grow)
-        except ImageFetchTimeout:
-            deadline.check()  # which may be what the download ran into, however quick its server
-            raise
 
     def _decode(self, engine: Engine, data: bytes, deadline: Deadline, trace: Trace) -> Pixels:
         size = max(engine.preprocessor.size)
@@ -162,8 +155,10 @@ def make_pipeline(settings: Settings, model: Model) -> Pipeline:
         timeout_s=settings.fetch_timeout_s,
         max_redirects=settings.fetch_max_redirects,
         max_bytes=settings.max_image_bytes,
+        allowed_hosts=settings.fetch_allowed_hosts,
         allowed_ports=settings.fetch_allowed_ports,
         allow_private_addresses=settings.fetch_allow_private_addresses,
+        user_agent=settings.fetch_user_agent,
     )
     return Pipeline(
         fetcher,

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from captioning.cpus import available_cpus
+from captioning.hosts import ascii_pattern
 
 BLIP_BASE = "Salesforce/blip-image-captioning-base"
 BLIP_BASE_REVISION = "82a37760796d32b1411fe092ab5d4e227313294b"
@@ -53,10 +54,18 @@ class Settings(BaseSettings):
     fetch_connect_timeout_s: float = Field(5.0, gt=0, le=60, description="for each address of the image's server")
     fetch_timeout_s: float = Field(15.0, gt=0, le=600, description="for a whole download, redirects included")
     fetch_max_redirects: int = Field(5, ge=0, le=20, description="redirects that are followed")
+    fetch_allowed_hosts: Annotated[frozenset[str], NoDecode] = Field(
+        frozenset(), description="hosts that pictures are fetched from, such as a.example or *.b.example; none: any"
+    )
     fetch_allowed_ports: Annotated[frozenset[int] | None, NoDecode] = Field(
         frozenset({80, 443}), description="ports that pictures are fetched from; * is any"
     )
     fetch_allow_private_addresses: bool = Field(False, description="fetch from any address; for private networks")
+    fetch_user_agent: str = Field(
+        "SmartScanCaptioning/1.0 (image captioning)",
+        pattern=r"^[!-~]([ -~]{0,254}[!-~])?$",
+        description="what image servers see; add a URL or an address that their operators can write to",
+    )
 
     max_body_bytes: int = Field(15 * MIB, ge=1024, description="largest request body; base64 adds a third")
     max_image_bytes: int = Field(10 * MIB, ge=1024, description="largest picture, after unpacking")
@@ -90,6 +99,21 @@ class Settings(BaseSettings):
         "auto", description="json: one object a line; auto: text on a terminal, json elsewhere"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severe line logged")
+
+    @field_validator("fetch_allowed_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value.strip() == "*":
+            return frozenset()
+        try:
+            hosts = frozenset(map(ascii_pattern, _split(value)))
+        except ValueError:
+            hosts = frozenset()
+        if not hosts:  # which would allow any
+            raise ValueError("must be host names or wildcards such as *.example.com, separated by commas, or *")
+        return hosts
 
     @field_validator("fetch_allowed_ports", mode="before")
     @classmethod

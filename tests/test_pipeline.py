@@ -50,8 +50,10 @@ def caption(
         timeout_s=1,
         max_redirects=0,
         max_bytes=1,
+        allowed_hosts=frozenset(),
         allowed_ports=frozenset(),
         allow_private_addresses=False,
+        user_agent="test",
     )
     pipeline = Pipeline(
         fetcher,

@@ -10,61 +10,61 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-import time
-from concurrent.futures import Future
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
 
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
+from captioning.deadline import Deadline
 from captioning.errors import AddressNotAllowed, ImageFetchFailed, ImageFetchTimeout, InvalidImageUrl
 from captioning.fetch.addresses import is_public_unicast
+from captioning.fetch.handshake import handshake_failure
+from captioning.fetch.urls import Url
+from captioning.hosts import is_host_among
 
 # A host name may have any number of addresses, and a fetch is no port scan.
 _MAX_ADDRESSES = 8
 # getaddrinfo cannot be interrupted: threads stuck in it are left behind, up to this many.
 _LOOK_UPS = threading.BoundedSemaphore(64)
 
+_T = TypeVar("_T")
 _Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
 
-class FetchDeadline:
-    """The one moment at which a fetch ends, whatever it is doing."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = max(seconds, 0.0)
-        self._end = time.monotonic() + seconds
-
-    def left(self) -> float:
-        """Return the seconds that are left, always more than none; raise ``ImageFetchTimeout`` after."""
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise ImageFetchTimeout(f"The image could not be fetched within {self._seconds:.3g} seconds.")
-        return left
-
-
 class LimitedSocket(socket.socket):
-    """Give each read only the time that is left, and all of them together a number of bytes.
+    """A socket whose reads end with the deadline or its caller, and after a number of bytes in all.
 
     requests' own timeout starts anew with each read, so a byte now and then keeps a fetch alive for
     ever; and urllib3 reads a chunk whose size is -1 to its end, at once.
     """
 
-    _deadline: FetchDeadline
+    _deadline: Deadline
     _bytes_left: int
 
-    def limit(self, deadline: FetchDeadline, max_bytes: int) -> None:
+    def limit(self, deadline: Deadline, max_bytes: int) -> None:
         """Set what ``recv_into``, through which http.client reads everything, may take from now on."""
         self._deadline = deadline
         self._bytes_left = max_bytes
+        self.settimeout(deadline.remaining())  # for what is sent
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
         """Read as ``socket.recv_into`` does, within the limits."""
-        self.settimeout(self._deadline.left())
-        received = super().recv_into(*args, **kwargs)
+        received = _polled(self, self._deadline, partial(super().recv_into, *args, **kwargs))
         self._bytes_left -= received
         if self._bytes_left < 0:
             raise ImageFetchFailed("The image's server sent far more than an image.")
         return received
+
+
+def _polled(connection: socket.socket, deadline: Deadline, step: Callable[[], _T]) -> _T:
+    """Do what may wait for the other side, but not beyond the deadline, nor for a caller that has gone."""
+    while True:
+        connection.settimeout(deadline.poll_s())
+        with suppress(TimeoutError):
+            return step()
 
 
 class _LimitedTlsSocket(LimitedSocket, ssl.SSLSocket):
@@ -75,10 +75,16 @@ class Dialer:
     """Connect to hosts that a stranger chose, for many threads at once."""
 
     def __init__(
-        self, *, connect_timeout_s: float, allowed_ports: frozenset[int] | None, allow_private_addresses: bool
+        self,
+        *,
+        connect_timeout_s: float,
+        allowed_hosts: frozenset[str],
+        allowed_ports: frozenset[int] | None,
+        allow_private_addresses: bool,
     ) -> None:
         """Trust certifi's certificates and the system's, so that ``SSL_CERT_FILE`` works as elsewhere."""
         self._connect_timeout_s = connect_timeout_s
+        self._allowed_hosts = allowed_hosts
         self._allowed_ports = allowed_ports
         self._allow_private_addresses = allow_private_addresses
         self._tls = ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)
@@ -86,14 +92,16 @@ class Dialer:
         self._tls.set_alpn_protocols(["http/1.1"])
         self._tls.sslsocket_class = _LimitedTlsSocket
 
-    def dial(self, host: str, port: int, *, tls: bool, deadline: FetchDeadline, max_bytes: int) -> LimitedSocket:
-        """Return a socket connected to a host, over TLS checked against the host's name if asked."""
-        if self._allowed_ports is not None and port not in self._allowed_ports:
-            raise AddressNotAllowed(f"This service does not fetch images from port {port}.")
-        addresses = self._dialable(_look_up(host, port, deadline))[:_MAX_ADDRESSES]
+    def dial(self, url: Url, deadline: Deadline, max_bytes: int) -> LimitedSocket:
+        """Return a socket connected to a URL's host, over TLS checked against the host's name if it is https."""
+        if self._allowed_hosts and not is_host_among(url.host, self._allowed_hosts):
+            raise AddressNotAllowed(f"This service does not fetch images from the host {url.host}.")
+        if self._allowed_ports is not None and url.port not in self._allowed_ports:
+            raise AddressNotAllowed(f"This service does not fetch images from port {url.port}.")
+        addresses = self._dialable(_look_up(url.host, url.port, deadline))[:_MAX_ADDRESSES]
         dialled = self._connect(addresses, deadline)
-        if tls:
-            dialled = self._encrypt(dialled, host.rstrip("."), deadline)
+        if url.scheme == "https":
+            dialled = self._encrypt(dialled, url.host.rstrip("."), deadline)
         dialled.limit(deadline, max_bytes)
         return dialled
 
@@ -111,29 +119,35 @@ class Dialer:
             raise AddressNotAllowed(detail=f"resolved to {', '.join(str(where[0]) for _, where in found)}")
         return public
 
-    def _connect(self, addresses: list[_Address], deadline: FetchDeadline) -> LimitedSocket:
+    def _connect(self, addresses: list[_Address], deadline: Deadline) -> LimitedSocket:
         """Return a connection to the first address that answers."""
         failure: OSError | None = None
         for position, (family, where) in enumerate(addresses):
             # A silent address must leave time for those after it.
-            patience = min(self._connect_timeout_s, deadline.left() / (len(addresses) - position))
+            patience = min(self._connect_timeout_s, deadline.remaining() / (len(addresses) - position))
             try:
                 return _connected(family, where, patience)
             except OSError as exc:
                 failure = exc
-        deadline.left()
+        deadline.remaining()
         if isinstance(failure, TimeoutError):
             raise ImageFetchTimeout(
                 f"The image's server accepted no connection within {patience:.3g} seconds."
             ) from failure
         raise ImageFetchFailed("The image's server could not be reached.", detail=str(failure)) from failure
 
-    def _encrypt(self, plain: LimitedSocket, host: str, deadline: FetchDeadline) -> LimitedSocket:
+    def _encrypt(self, plain: LimitedSocket, host: str, deadline: Deadline) -> LimitedSocket:
         # urllib3's own wrapping would write to the context that other threads are reading.
         with plain:
-            plain.settimeout(deadline.left())
-            encrypted = self._tls.wrap_socket(plain, server_hostname=host)
+            encrypted = self._tls.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
         assert isinstance(encrypted, _LimitedTlsSocket)
+        try:
+            _polled(encrypted, deadline, encrypted.do_handshake)
+        except BaseException as exc:
+            encrypted.close()
+            if isinstance(exc, OSError):
+                raise handshake_failure(exc) from exc
+            raise
         return encrypted
 
 
@@ -148,7 +162,7 @@ def _connected(family: socket.AddressFamily, where: tuple[Any, ...], patience_s:
     return dialled
 
 
-def _look_up(host: str, port: int, deadline: FetchDeadline) -> list[_Address]:
+def _look_up(host: str, port: int, deadline: Deadline) -> list[_Address]:
     """Resolve a name, and stop waiting at the deadline.
 
     A daemon thread for each look-up, because a stuck one must not keep the process from ending.
@@ -164,15 +178,17 @@ def _look_up(host: str, port: int, deadline: FetchDeadline) -> list[_Address]:
         finally:
             _LOOK_UPS.release()
 
-    while not _LOOK_UPS.acquire(timeout=deadline.left()):
+    while not _LOOK_UPS.acquire(timeout=deadline.poll_s()):
         continue
     try:
         threading.Thread(target=look_up, name="dns-look-up", daemon=True).start()
     except RuntimeError as exc:
         _LOOK_UPS.release()
         raise ImageFetchFailed(detail=str(exc)) from exc
+    while not wait([answer], timeout=deadline.poll_s()).done:
+        continue
     try:
-        return answer.result(timeout=deadline.left())
+        return answer.result()
     except socket.gaierror as exc:
         raise ImageFetchFailed("The image's host name could not be found.", detail=str(exc)) from exc
     except UnicodeError as exc:

@@ -1,9 +1,5 @@
 """From a URL that a stranger chose to the bytes behind it.
 
-requests does the HTTP, through its transport adapter alone: a ``Session`` would bring proxy variables,
-``.netrc``, a cookie jar, and the reading of every redirect's body (psf/requests#5529). The sockets under
-it come from ``captioning.fetch.dialer``, which judges addresses and keeps time.
-
 requests-hardened 1.3.0 is not built upon: it puts one address into the URL before a connection exists,
 so there is no second address to try and nowhere to hang a deadline, and its table would be replaced.
 """
@@ -12,79 +8,43 @@ from __future__ import annotations
 
 import io
 import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import partial
 from http.client import HTTPException
-from typing import Any
-from urllib.parse import quote, urljoin, urlsplit
 
-from requests import PreparedRequest, Request, Response
-from requests import exceptions as requests_exceptions
-from requests.adapters import HTTPAdapter
-from requests.structures import CaseInsensitiveDict
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from requests import Response
 from urllib3.exceptions import HTTPError, MaxRetryError
 
-from captioning.errors import ImageFetchFailed, ImageNotFound, ImageTooLarge, InvalidImageUrl
-from captioning.fetch.dialer import Dialer, FetchDeadline, LimitedSocket
+from captioning.deadline import UNLIMITED, Deadline
+from captioning.errors import ImageFetchFailed, ImageFetchTimeout, ImageNotFound, ImageTooLarge, InvalidImageUrl
+from captioning.fetch.codings import unpacked
+from captioning.fetch.dialer import Dialer
+from captioning.fetch.transport import Transport
+from captioning.fetch.urls import Url, parse_url
 
-MAX_URL_CHARS = 8_192
-
-_HEADERS = {
-    "User-Agent": "smartscan-captioning/1.0",
-    "Accept": "image/*",
-    "Accept-Encoding": "identity",
-    "Connection": "close",
-}
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _REDIRECTS = (301, 302, 303, 307, 308)
+# 4xx that may be otherwise in a while (RFC 9110, RFC 8470, RFC 6585), as any 5xx may.
+_TRANSIENT = (408, 425, 429)
+_NO_PICTURE = {
+    204: "it has no content",
+    205: "it has no content",
+    206: "it sent a part of the image only",
+    300: "it offers several images to choose from",
+    304: "it takes the image for known",
+}
+_MAX_RETRY_AFTER_S = 3600
 _PIECE = 65_536
 # Beside the picture there are headers, chunk sizes and trailers.
 _OVERHEAD = 1_048_576
-# White space, controls and lone surrogates, none of which RFC 3986 knows.
-_NOT_IN_URLS = re.compile(r"[\s\x00-\x20\x7f-\x9f\ud800-\udfff]")
-_RESERVED = "!#$%&'()*+,/:;=?@[]~"  # RFC 3986, section 2.2, and the marks that need no escape
-_BAD_URL = (
-    requests_exceptions.InvalidURL,
-    requests_exceptions.MissingSchema,
-    requests_exceptions.InvalidSchema,
-)
 # OSError holds requests' own tree, ssl's and socket's; ValueError holds UnicodeError.
 _LIBRARY_FAILURES = (OSError, HTTPError, HTTPException, ValueError)
 
-_Dial = Callable[..., LimitedSocket]
-
-
-def check_url(url: str) -> None:
-    """Raise ``InvalidImageUrl`` for what can be told from the text alone; look nothing up.
-
-    The rules are RFC 3986's, less credentials (its section 3.2.1 deprecates them, section 7.5 says
-    why) and less percent-encoded hosts and scope ids, which no public picture needs.
-    """
-    if len(url) > MAX_URL_CHARS:
-        raise InvalidImageUrl(f"The image's URL is longer than {MAX_URL_CHARS:,} characters.")
-    if _NOT_IN_URLS.search(url):
-        raise InvalidImageUrl(
-            "The image's URL holds a space or a control character; percent-encode it (a space is %20)."
-        )
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError as exc:
-        raise InvalidImageUrl("The image's URL is not a valid URL.", detail=str(exc)) from exc
-    if parts.scheme not in _DEFAULT_PORTS:
-        raise InvalidImageUrl("The image's URL must start with http:// or https://.")
-    if "@" in parts.netloc:
-        raise InvalidImageUrl("The image's URL must not carry a user name or a password.")
-    if not host or "%" in host or "\\" in host:
-        raise InvalidImageUrl("The image's URL names no valid host.")
-
 
 class Fetcher:
-    """Download pictures for many threads at once; keep nothing from one fetch to the next."""
+    """What downloads pictures, for many threads at once; it keeps nothing from one fetch to the next."""
 
     def __init__(
         self,
@@ -93,73 +53,72 @@ class Fetcher:
         timeout_s: float,
         max_redirects: int,
         max_bytes: int,
+        allowed_hosts: frozenset[str],
         allowed_ports: frozenset[int] | None,
         allow_private_addresses: bool,
+        user_agent: str,
     ) -> None:
         self._timeout_s = timeout_s
         self._max_redirects = max_redirects
         self._max_bytes = max_bytes
+        self._headers = {
+            "User-Agent": user_agent,
+            "Accept": "image/*,*/*;q=0.8",  # some servers answer 406 to image/* alone
+            "Accept-Encoding": "identity",
+            "Connection": "close",
+        }
         self._dialer = Dialer(
             connect_timeout_s=connect_timeout_s,
+            allowed_hosts=allowed_hosts,
             allowed_ports=allowed_ports,
             allow_private_addresses=allow_private_addresses,
         )
 
     def fetch(
-        self, url: str, timeout_s: float | None = None, on_bytes: Callable[[int], None] = lambda size: None
+        self, url: str, deadline: Deadline = UNLIMITED, on_bytes: Callable[[int], None] = lambda size: None
     ) -> bytes:
         """Return the body behind an http or https URL, unpacked.
 
-        ``timeout_s`` is the caller's own remaining time; the shorter of it and the fetcher's counts.
+        ``deadline`` is the caller's; a download has no more than the fetcher's own time in any case.
         ``on_bytes`` is called with the size of each piece before it is kept, and may wait or raise.
-        Every failure is a ``CaptioningError``.
-        """
-        deadline = FetchDeadline(self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s))
-        try:
-            return self._follow(url, deadline, on_bytes)
-        except _BAD_URL as exc:
-            # What they say holds the whole URL, and its query may hold secrets.
-            raise InvalidImageUrl("The image's URL is not a valid URL.", detail=type(exc).__name__) from exc
-        except _LIBRARY_FAILURES as exc:
-            deadline.left()  # what breaks after the deadline broke because of it
-            untrusted = isinstance(exc, requests_exceptions.SSLError)
-            raise ImageFetchFailed(
-                "The image's server offers no TLS connection that can be trusted." if untrusted else None,
-                detail=f"{type(exc).__name__}: {_reason(exc)}",
-            ) from exc
 
-    def _follow(self, url: str, deadline: FetchDeadline, on_bytes: Callable[[int], None]) -> bytes:
+        Raises:
+            CaptioningError: whatever fails, it is of the tree.
+        """
+        timeout = partial(ImageFetchTimeout, f"The image could not be fetched within {self._timeout_s:.3g} seconds.")
+        deadline = deadline.within(self._timeout_s, timeout)
+        try:
+            return self._follow(parse_url(url), deadline, on_bytes)
+        except _LIBRARY_FAILURES as exc:
+            deadline.check()  # what breaks after the deadline broke because of it
+            raise ImageFetchFailed(detail=f"{type(exc).__name__}: {_reason(exc)}") from exc
+
+    def _follow(self, url: Url, deadline: Deadline, on_bytes: Callable[[int], None]) -> bytes:
         for _ in range(self._max_redirects + 1):
-            check_url(url)
-            with self._answer(url, deadline) as answer:
+            dial = partial(self._dialer.dial, url, deadline, max_bytes=2 * self._max_bytes + _OVERHEAD)
+            with (
+                closing(Transport(url, dial)) as transport,
+                closing(transport.get(self._headers, timeout_s=deadline.remaining())) as answer,
+            ):
                 if answer.status_code not in _REDIRECTS or "Location" not in answer.headers:
                     return self._body(answer, deadline, on_bytes)
-                url = _redirect_target(url, answer)
+                url = _redirected(url, answer.headers["Location"])
         raise ImageFetchFailed(f"The image's URL redirects more than {self._max_redirects} times.")
 
-    @contextmanager
-    def _answer(self, url: str, deadline: FetchDeadline) -> Iterator[Response]:
-        request = Request("GET", url, headers=_HEADERS).prepare()
-        dial = partial(self._dialer.dial, deadline=deadline, max_bytes=2 * self._max_bytes + _OVERHEAD)
-        with (
-            closing(_Transport(dial)) as transport,
-            closing(transport.send(request, stream=True, timeout=deadline.left())) as answer,
-        ):
-            yield answer
-
-    def _body(self, answer: Response, deadline: FetchDeadline, on_bytes: Callable[[int], None]) -> bytes:
-        status = answer.status_code
-        if 400 <= status < 500:
-            raise ImageNotFound(f"The image's server answered {status}.")
-        if status != 200:
-            raise ImageFetchFailed(f"The image's server answered {status} where 200 was expected.")
+    def _body(self, answer: Response, deadline: Deadline, on_bytes: Callable[[int], None]) -> bytes:
+        _check_status(answer)
         too_large = ImageTooLarge(f"The image is larger than {self._max_bytes:,} bytes.")
-        coding = answer.headers.get("Content-Encoding", "").strip().lower()
-        if coding in ("", "identity") and (answer.raw.length_remaining or 0) > self._max_bytes:
+        if (answer.raw.length_remaining or 0) > self._max_bytes:
             raise too_large
+        pieces = unpacked(
+            answer.raw.stream(_PIECE, decode_content=False),
+            answer.headers.get("Content-Encoding", ""),
+            max_bytes=self._max_bytes,
+            on_bytes=on_bytes,
+        )
         body = io.BytesIO()
-        for piece in _unpacked(answer.raw.stream(_PIECE, decode_content=False), coding):
-            deadline.left()
+        for piece in pieces:
+            deadline.check()
             if body.tell() + len(piece) > self._max_bytes:
                 raise too_large
             on_bytes(len(piece))
@@ -167,98 +126,61 @@ class Fetcher:
         return body.getvalue()
 
 
-class _HttpConnection(HTTPConnection):
-    def __init__(self, *args: Any, dial: _Dial, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._dial = dial
-
-    def connect(self) -> None:
-        self.sock = self._dial(self._dns_host, self.port, tls=False)
-
-
-class _HttpsConnection(HTTPSConnection):
-    def __init__(self, *args: Any, dial: _Dial, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._dial = dial
-
-    def connect(self) -> None:
-        self.sock = self._dial(self._dns_host, self.port, tls=True)
-        self.is_verified = True
+def _redirected(url: Url, location: str) -> Url:
+    try:
+        return url.redirect(location)
+    except InvalidImageUrl as exc:
+        told = exc.message.replace("The image's URL", "The URL that the image's URL redirects to")
+        raise InvalidImageUrl(told, detail=exc.detail) from exc
 
 
-class _HttpPool(HTTPConnectionPool):
-    ConnectionCls = _HttpConnection
+def _check_status(answer: Response) -> None:
+    """Do nothing if a whole picture follows.
+
+    Raises:
+        ImageNotFound: there is none.
+        ImageFetchFailed: there may be one another time, and if the server says when, the error says it too.
+    """
+    status = answer.status_code
+    if status in (200, 203) or (status == 206 and _is_whole(answer.headers.get("Content-Range", ""))):
+        return
+    said = f"The image's server answered {status}"
+    if status in _TRANSIENT or status >= 500:
+        raise ImageFetchFailed(f"{said}; it may have the image later.", retry_after_s=_retry_after_s(answer))
+    if status >= 400:
+        raise ImageNotFound(f"{said}.")
+    raise ImageFetchFailed(f"{said} where 200 was expected: {_NO_PICTURE.get(status, 'that is no image')}.")
 
 
-class _HttpsPool(HTTPSConnectionPool):
-    ConnectionCls = _HttpsConnection
+def _is_whole(content_range: str) -> bool:
+    """Tell whether a range is all there is (RFC 9110, section 14.4)."""
+    found = re.fullmatch(r"bytes[ =]+0-(\d{1,18})/(\d{1,18})", content_range.strip(), re.IGNORECASE)
+    return found is not None and int(found[1]) + 1 == int(found[2])
 
 
-class _Transport(HTTPAdapter):
-    """requests' transport for one request, over one connection that is dialled here."""
+def _retry_after_s(answer: Response) -> float | None:
+    """Return for how long a server wants to be left alone, given in seconds or as a date by its own clock."""
+    value = answer.headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"[0-9]+", value):
+        wanted = float(value)
+    else:
+        until, now = _date(value), _date(answer.headers.get("Date", "")) or datetime.now(UTC)
+        if until is None:
+            return None
+        wanted = (until - now).total_seconds()
+    return min(max(wanted, 1), _MAX_RETRY_AFTER_S)
 
-    def __init__(self, dial: _Dial) -> None:
-        super().__init__()
-        self._dial = dial
-        self._pool: HTTPConnectionPool | None = None
 
-    def get_connection_with_tls_context(
-        self, request: PreparedRequest, *args: Any, **kwargs: Any
-    ) -> HTTPConnectionPool:
-        parts = urlsplit(request.url or "")
-        pool = _HttpsPool if parts.scheme == "https" else _HttpPool
-        port = parts.port if parts.port is not None else _DEFAULT_PORTS[parts.scheme]
-        self._pool = pool(parts.hostname or "", port, dial=self._dial)
-        return self._pool
-
-    def build_response(self, req: PreparedRequest, resp: Any) -> Response:
-        """Take what is used of an answer, and read no cookies: http.cookiejar warns of a hostile one for ever."""
-        answer = Response()
-        answer.status_code = resp.status
-        answer.headers = CaseInsensitiveDict(resp.headers)
-        answer.raw = resp
-        return answer
-
-    def close(self) -> None:
-        if self._pool is not None:
-            self._pool.close()
-        super().close()
+def _date(value: str) -> datetime | None:
+    """Return an HTTP date in any of its forms (RFC 9110, section 5.6.7)."""
+    try:
+        found = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _reason(exc: Exception) -> object:
     """Return what says why, without the URL that `MaxRetryError` names whole: queries hold secrets."""
     inner = exc.args[0] if exc.args else None
     return inner.reason if isinstance(inner, MaxRetryError) else exc
-
-
-def _redirect_target(url: str, answer: Response) -> str:
-    """Return where a redirect leads; a server's Location may hold any bytes (RFC 9110, section 10.2.2)."""
-    location = answer.headers["Location"].strip().encode("latin-1")
-    try:
-        return urljoin(url, quote(location, safe=_RESERVED))
-    except ValueError as exc:
-        raise ImageFetchFailed("The image's URL redirects to what is not a URL.", detail=str(exc)) from exc
-
-
-def _unpacked(pieces: Iterable[bytes], coding: str) -> Iterator[bytes]:
-    """Undo one gzip or deflate coding, a bounded piece at a time against bombs.
-
-    None was asked for, yet some stores send what they were given, packed. Other codings and several
-    layers of them serve no picture.
-    """
-    if coding in ("", "identity"):
-        yield from pieces
-        return
-    if coding not in ("gzip", "x-gzip", "deflate"):
-        raise ImageFetchFailed(f"The image's server packs it as {coding[:40]!r}, which was not asked for.")
-    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)
-    for packed in pieces:
-        while packed and not unpacker.eof:
-            try:
-                yield unpacker.decompress(packed, _PIECE)
-            except zlib.error as exc:
-                raise ImageFetchFailed("The image could not be unpacked.", detail=str(exc)) from exc
-            packed = unpacker.unconsumed_tail
-        if unpacker.eof:
-            return
-    raise ImageFetchFailed("The image's server ended the packed image early.")

@@ -25,7 +25,7 @@ from captioning.errors import (
     MissingImage,
     UnsupportedContentType,
 )
-from captioning.fetch.fetcher import check_url
+from captioning.fetch.urls import parse_url
 from captioning.model.engine import GenerationOptions
 from captioning.settings import MAX_NEW_TOKENS_LIMIT, NUM_BEAMS_LIMIT
 
@@ -184,7 +184,7 @@ def source_of(url: str, max_image_bytes: int) -> str | bytes:
     url = url.strip()
     if url[:5].lower() == "data:":
         return _from_data_url(url, max_image_bytes)
-    check_url(url)
+    parse_url(url)
     return url
 
 

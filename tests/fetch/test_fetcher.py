@@ -17,7 +17,6 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from captioning import errors
+from captioning.deadline import Deadline
 from captioning.fetch import dialer
 from captioning.fetch.addresses import is_public_unicast
-from captioning.fetch.fetcher import MAX_URL_CHARS, Fetcher, check_url
+from captioning.fetch.urls import MAX_URL_CHARS, parse_url
 from tests.bad_servers import (
     BadServer,
     Behaviour,
@@ -46,61 +46,12 @@ from tests.bad_servers import (
     say_nothing,
     sleep_before,
 )
+from tests.fetch.local import Names, make_fetcher
 
 PICTURE = bytes(range(256)) * 40
 OK = "HTTP/1.1 200 OK\r\n"
-REAL_GETADDRINFO = socket.getaddrinfo
 
-
-def make_fetcher(**changes: Any) -> Fetcher:
-    """Return a fetcher for local servers: any port, any address."""
-    options: dict[str, Any] = {
-        "connect_timeout_s": 30.0,
-        "timeout_s": 30.0,
-        "max_redirects": 5,
-        "max_bytes": 1_000_000,
-        "allowed_ports": None,
-        "allow_private_addresses": True,
-    }
-    return shared_fetcher(os.environ.get("SSL_CERT_FILE"), **options | changes)
-
-
-@cache
-def shared_fetcher(_trusted: str | None, **options: Any) -> Fetcher:
-    """Make each kind of fetcher once: it keeps nothing, and reading the trust stores takes a while."""
-    return Fetcher(**options)
-
-
-class Names:
-    """A resolver that knows what it was told, and numbers as the system's own reads them."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, list[list[str]]] = {}
-        self.asked: list[str] = []
-
-    def tell(self, name: str, *answers: list[str]) -> None:
-        """Answer with each list of addresses in turn, and with the last one ever after."""
-        self.answers[name] = list(answers)
-
-    def getaddrinfo(self, host: str, port: int, *args: Any, **kwargs: Any) -> list[Any]:
-        self.asked.append(host)
-        if host not in self.answers:
-            return REAL_GETADDRINFO(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-        turns = self.answers[host]
-        addresses = turns.pop(0) if len(turns) > 1 else turns[0]
-        return [
-            found
-            for address in addresses
-            for found in REAL_GETADDRINFO(address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-        ]
-
-
-@pytest.fixture(autouse=True)
-def names(monkeypatch: pytest.MonkeyPatch) -> Names:
-    """Keep every look-up on this machine."""
-    resolver = Names()
-    monkeypatch.setattr(socket, "getaddrinfo", resolver.getaddrinfo)
-    return resolver
+pytestmark = pytest.mark.usefixtures("names")
 
 
 @pytest.fixture
@@ -131,8 +82,8 @@ def test_the_body_comes_back_byte_for_byte() -> None:
     request = server.requests[0].decode()
     assert request.startswith("GET /a.png?b=c HTTP/1.1\r\n")
     assert f"Host: 127.0.0.1:{server.port}\r\n" in request
-    assert "User-Agent: smartscan-captioning/1.0\r\n" in request
-    assert "Accept: image/*\r\n" in request
+    assert "User-Agent: tests/1.0\r\n" in request
+    assert "Accept: image/*,*/*;q=0.8\r\n" in request
     assert "Accept-Encoding: identity\r\n" in request
 
 
@@ -240,7 +191,7 @@ def test_many_threads_share_one_fetcher() -> None:
         "http://example.com/\r\nHost: other",
         "http://example.com/\x00",
         "http://example.com/\x7f",
-        "http://example.com/\u2028",
+        "http://example.com/\x85",
         "http://example.com/\ud800",
         "http://example.com\uff0f@127.0.0.1/",
         "http://example.com/" + "a" * MAX_URL_CHARS,
@@ -248,7 +199,7 @@ def test_many_threads_share_one_fetcher() -> None:
 )
 def test_a_url_is_refused_by_its_text_alone(url: str, names: Names) -> None:
     with pytest.raises(errors.InvalidImageUrl):
-        check_url(url)
+        parse_url(url)
     with pytest.raises(errors.InvalidImageUrl):
         make_fetcher().fetch(url)
     assert names.asked == []
@@ -282,7 +233,7 @@ def test_a_host_that_no_name_can_have_is_an_invalid_url(url: str) -> None:
     ],
 )
 def test_an_ordinary_url_passes(url: str) -> None:
-    check_url(url)
+    parse_url(url)
 
 
 # Where it may go
@@ -482,7 +433,7 @@ def test_a_redirect_to_a_port_off_the_list_is_refused() -> None:
         ("data:image/png;base64,AAAA", errors.InvalidImageUrl),
         ("http://user:password@127.0.0.1/", errors.InvalidImageUrl),
         ("/" + "a" * MAX_URL_CHARS, errors.InvalidImageUrl),
-        ("http://[::1", errors.ImageFetchFailed),
+        ("http://[::1", errors.InvalidImageUrl),
         ("http://\xff\xfe/", errors.InvalidImageUrl),
         ("http://127.0.0.1:port/", errors.InvalidImageUrl),
     ],
@@ -575,7 +526,7 @@ def test_a_connection_serves_one_request_only() -> None:
 # Answers that are no picture
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 429, 451, 499])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451, 499])
 def test_4xx_means_not_found(status: int) -> None:
     with (
         BadServer(answer_with(http_answer(status=f"{status} No"))) as server,
@@ -584,7 +535,9 @@ def test_4xx_means_not_found(status: int) -> None:
         make_fetcher().fetch(server.url())
 
 
-@pytest.mark.parametrize("status", [101, 201, 204, 206, 300, 304, 305, 500, 502, 503, 599, 600, 999])
+@pytest.mark.parametrize(
+    "status", [101, 201, 202, 204, 205, 206, 226, 300, 304, 305, 408, 425, 429, 500, 502, 503, 599, 600, 999]
+)
 def test_any_other_status_than_200_means_failed(status: int) -> None:
     with (
         BadServer(answer_with(http_answer(b"x", status=f"{status} No"))) as server,
@@ -605,7 +558,7 @@ CHUNKED = f"{OK}Transfer-Encoding: chunked\r\n\r\n".encode()
         pytest.param(b"HTTP/1.1 abc\r\n\r\n", id="no status"),
         pytest.param(b"HTTP/1.1 " + b"2" * 100_000, id="endless status line"),
         pytest.param(f"{OK}X: ".encode() + b"x" * 100_000 + b"\r\n\r\n", id="endless header"),
-        pytest.param(f"{OK}".encode() + b"X: y\r\n" * 101 + b"\r\n", id="too many headers"),
+        pytest.param(f"{OK}".encode() + b"X: y\r\n" * 11_000 + b"\r\n", id="too many headers"),
         pytest.param(f"{OK}Content-Length: 10\r\n\r\nshort".encode(), id="cut body"),
         pytest.param(f"{OK}Content-Length: 5, 6\r\n\r\n12345".encode(), id="two lengths"),
         pytest.param(CHUNKED + b"5\r\nabc", id="cut chunk"),
@@ -613,13 +566,8 @@ CHUNKED = f"{OK}Transfer-Encoding: chunked\r\n\r\n".encode()
         pytest.param(CHUNKED + b"xyz\r\nabc", id="no chunk size"),
         pytest.param(CHUNKED + b"-5\r\nabcde\r\n0\r\n\r\n", id="negative chunk size"),
         pytest.param(CHUNKED + b"0" * 100_000, id="endless chunk size"),
-        pytest.param(http_answer(b"x", headers=["Content-Encoding: gzip"]), id="no gzip"),
         pytest.param(http_answer(gzip.compress(PICTURE)[:-9], headers=["Content-Encoding: gzip"]), id="cut gzip"),
-        pytest.param(http_answer(b"", headers=["Content-Encoding: gzip"]), id="empty gzip"),
-        pytest.param(http_answer(PICTURE, headers=["Content-Encoding: br"]), id="brotli"),
-        pytest.param(http_answer(PICTURE, headers=["Content-Encoding: zstd"]), id="zstd"),
-        pytest.param(http_answer(PICTURE, headers=["Content-Encoding: gzip, gzip"]), id="two layers"),
-        pytest.param(http_answer(PICTURE, headers=["Content-Encoding: gzip"] * 9), id="nine layers"),
+        pytest.param(http_answer(PICTURE, headers=["Content-Encoding: br"]), id="no brotli"),
     ],
 )
 def test_broken_http_means_failed(raw: bytes) -> None:
@@ -750,7 +698,6 @@ DRIPS = [
         drip(f"{OK}Content-Encoding: gzip\r\n\r\n".encode() + gzip.compress(b"x")[:10], b"\x00\x00\x00\xff\xff"),
         id="empty deflate blocks",
     ),
-    pytest.param(flood(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), id="100 Continue, as fast as can be"),
     pytest.param(say_nothing, id="silence"),
     pytest.param(sleep_before(30, http_answer(PICTURE)), id="a late answer"),
 ]
@@ -795,19 +742,19 @@ def test_redirects_share_the_one_deadline() -> None:
     assert server.connections <= 3
 
 
-def test_the_caller_s_remaining_time_counts_when_it_is_shorter() -> None:
+def test_the_caller_s_deadline_counts_when_it_is_sooner() -> None:
     with BadServer(say_nothing) as server:
+        with ended_in_time(), pytest.raises(errors.DeadlineExceeded):
+            make_fetcher().fetch(server.url(), deadline=Deadline.after(0.2))
         with ended_in_time(), pytest.raises(errors.ImageFetchTimeout, match=r"0\.2 seconds"):
-            make_fetcher().fetch(server.url(), timeout_s=0.2)
-        with ended_in_time(), pytest.raises(errors.ImageFetchTimeout, match=r"0\.2 seconds"):
-            make_fetcher(timeout_s=0.2).fetch(server.url(), timeout_s=30)
+            make_fetcher(timeout_s=0.2).fetch(server.url(), deadline=Deadline.after(30))
         for none_left in (0.0, -1.0):
-            with ended_in_time(), pytest.raises(errors.ImageFetchTimeout):
-                make_fetcher().fetch(server.url(), timeout_s=none_left)
+            with ended_in_time(), pytest.raises(errors.DeadlineExceeded):
+                make_fetcher().fetch(server.url(), deadline=Deadline.after(none_left))
 
 
 @pytest.fixture
-def stuck_resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def stuck_resolver(names: Names, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let every look-up hang until the test is over, and at most three of them."""
     over = threading.Event()
 
@@ -846,7 +793,7 @@ def test_a_stuck_resolver_does_not_keep_the_process_from_ending() -> None:
         "socket.getaddrinfo = lambda *a, **k: time.sleep(60)\n"
         "from captioning.fetch.fetcher import Fetcher\n"
         "Fetcher(connect_timeout_s=1, timeout_s=0.2, max_redirects=0, max_bytes=1, allowed_ports=None,"
-        " allow_private_addresses=True).fetch('http://stuck.example/')\n"
+        " allow_private_addresses=True, allowed_hosts=frozenset(), user_agent='a').fetch('http://stuck.example/')\n"
     )
     root = Path(__file__).parents[2]
     ended = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=40)
@@ -915,15 +862,6 @@ def test_a_bomb_is_unpacked_no_further_than_the_limit(coding: str) -> None:
             assert tracemalloc.get_traced_memory()[1] < 5_000_000
         finally:
             tracemalloc.stop()
-
-
-def test_a_bomb_in_a_bomb_is_not_unpacked_at_all() -> None:
-    bomb = gzip_bomb(10_000_000, layers=2)
-    with (
-        BadServer(answer_with(http_answer(bomb, headers=["Content-Encoding: gzip, gzip"]))) as server,
-        pytest.raises(errors.ImageFetchFailed),
-    ):
-        make_fetcher().fetch(server.url())
 
 
 # Nothing stays behind

@@ -74,6 +74,8 @@ def make_fetcher(**changes: Any) -> Fetcher:
         "max_bytes": MAX_BYTES,
         "allowed_ports": None,
         "allow_private_addresses": True,
+        "allowed_hosts": frozenset(),
+        "user_agent": "tests/1.0",
     }
     return Fetcher(**options | changes)
 
