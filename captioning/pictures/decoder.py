@@ -36,6 +36,7 @@ from captioning.pictures.formats import NAMES, Format, format_of
 from captioning.pictures.memory import codec_bytes, reading_bytes, stored_bytes, tiff_piece_size
 from captioning.pictures.pillow_errors import translated_errors
 from captioning.pictures.pixels import DecodedImage
+from captioning.pictures.sniffing import not_an_image
 
 DEFAULT_MAX_PIXELS = 40_000_000
 MAX_SIDE = 65_535
@@ -81,9 +82,8 @@ def open_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, target_size
     """
     found = format_of(data)
     if found is None:
-        raise UnsupportedImage(
-            f"This is not an image in a supported format ({NAMES}).", detail=f"starts with {data[:16]!r}"
-        )
+        sentence = not_an_image(data) or f"This is not an image in a supported format ({NAMES})."
+        raise UnsupportedImage(sentence, detail=f"starts with {data[:16]!r}")
 
     def opened(filler: bytes) -> ImageFile:
         with translated_errors():

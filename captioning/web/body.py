@@ -16,6 +16,7 @@ from werkzeug.wsgi import get_input_stream
 from captioning.deadline import Deadline
 from captioning.errors import BodyTooLarge, InvalidRequest
 from captioning.limits import MemoryHold
+from captioning.web.caption_request import parsing_memory
 
 _PIECE = 65_536
 
@@ -40,8 +41,7 @@ def read_body(request: Request, *, max_bytes: int, deadline: Deadline, memory: M
             while piece := stream.read(_PIECE):
                 if body.tell() + len(piece) > max_bytes:
                     raise too_large
-                # A form or a data: URL stands in memory twice: as it came and as the picture that it holds.
-                memory.grow(2 * len(piece))
+                memory.grow(len(piece))
                 body.write(piece)
     except (ParseException, ClientDisconnected, OSError) as error:
         deadline.remaining()  # what breaks after the deadline broke because of it
@@ -50,8 +50,7 @@ def read_body(request: Request, *, max_bytes: int, deadline: Deadline, memory: M
     if expected is not None and body.tell() < expected:
         raise InvalidRequest(f"The request body ended after {body.tell():,} of {expected:,} bytes.")
     received = body.getvalue()
-    if request.is_json and not received.isascii():
-        memory.grow(8 * len(received))  # one wide character makes every character of a Python string four bytes wide
+    memory.grow(parsing_memory(request, received))
     return received
 
 

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
-import json
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
-from urllib.parse import unquote_to_bytes
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
-from werkzeug.exceptions import RequestEntityTooLarge
-from werkzeug.formparser import FormDataParser
 from werkzeug.wrappers import Request
 
 from captioning.errors import (
-    ImageTooLarge,
     InvalidImageUrl,
-    InvalidJson,
     InvalidParameter,
-    InvalidRequest,
     MissingImage,
     UnsupportedContentType,
+    UnsupportedImage,
 )
-from captioning.fetch.urls import parse_url
 from captioning.model.engine import GenerationOptions
+from captioning.pictures.sniffing import mislabelled, not_an_image
 from captioning.settings import MAX_NEW_TOKENS_LIMIT, NUM_BEAMS_LIMIT
+from captioning.web.forms import FORM_TYPES, Form, form_memory, parse_form
+from captioning.web.image_urls import mistake_in, source_of, within_limit
+from captioning.web.json_body import json_memory, parse_json
 
-# What a stranger packs into few bytes and Python unpacks into many is bounded before it is parsed.
-# A body of 15 MB that is nothing but "[]," would become 300 MB of Python objects; real ones hold a few fields.
-_MAX_JSON_ELEMENTS = 10_000
-_MAX_FORM_PARTS = 20
-_MAX_ESCAPES = 20_000  # each percent-escape costs 230 bytes while it is undone
 _MAX_IMAGE_URLS = 64
+_CODINGS = {"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"}
+# What callers name the picture in place of imageUrl, without case and punctuation.
+_MISNAMED = re.compile(r"(the)?(image|img|picture|pic|photo|file|media)?(urls?|uri|link|src|data|base64|path|file|s)?")
 
 
 class Options(BaseModel):
@@ -42,7 +36,9 @@ class Options(BaseModel):
 
     model_config = ConfigDict(alias_generator=to_camel, extra="ignore", strict=True)
 
-    prompt: str | None = Field(None, max_length=500, description="text that the caption continues")
+    prompt: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] | None = Field(
+        None, description="text that the caption continues"
+    )
     max_new_tokens: int | None = Field(
         None,
         ge=1,
@@ -53,8 +49,8 @@ class Options(BaseModel):
 
     def over(self, defaults: GenerationOptions) -> GenerationOptions:
         """Return the defaults with what was given in their place."""
-        given = self.model_dump(include={"max_new_tokens", "num_beams"}, exclude_none=True)
-        return replace(defaults, prompt=(self.prompt or "").strip(), **given)
+        given = self.model_dump(include={"prompt", "max_new_tokens", "num_beams"}, exclude_none=True)
+        return replace(defaults, **given)
 
 
 class PictureFields(Options):
@@ -93,28 +89,36 @@ class CaptionsRequest:
 def parse_caption_request(
     request: Request, body: bytes, defaults: GenerationOptions, *, max_image_bytes: int
 ) -> CaptionRequest:
-    """Read the body as its Content-Type says: JSON, a form, or an image with the options in the query.
+    """Read the body as its Content-Type says: JSON, a form, or an image. Options may also stand in the query.
 
     Raises:
-        InvalidJson, MissingImage, InvalidParameter, InvalidImageUrl, ImageTooLarge, UnsupportedContentType:
-            as the table of errors says.
+        InvalidRequest, ImageTooLarge, UnsupportedContentType, UnsupportedImage: as the table of errors says.
     """
-    fields: dict[str, Any]
-    image: bytes | None = None
+    _refuse_codings(request)
+    defaults = _checked(Options, request.args.to_dict(), strings=True).over(defaults)
     if request.is_json:
-        fields = _json_object(body)
-    elif request.mimetype in ("multipart/form-data", "application/x-www-form-urlencoded"):
-        fields, image = _form(request, body)
+        fields = parse_json(body)
+        if _is_empty(fields.get("imageUrl")):
+            raise _missing("imageUrl", fields.items())
+        named = _checked(PictureFields, fields, strings=False)
+    elif request.mimetype in FORM_TYPES:
+        form = parse_form(request, body)
+        fields = dict(reversed(form.texts))
+        urls = [value for name, value in form.texts if name == "imageUrl"]
+        if len(urls) + len(form.images) > 1:
+            raise InvalidParameter("The form holds two pictures; send one as image or imageUrl, and no other.")
+        if form.images:
+            options = _checked(Options, fields, strings=True).over(defaults)
+            return CaptionRequest(_picture_of(form.images[0], max_image_bytes), options)
+        if not urls:
+            raise _missing_in(form)
+        named = _checked(PictureFields, fields, strings=True)
     elif request.mimetype.startswith("image/"):
-        fields, image = request.args.to_dict(), body
+        return CaptionRequest(_whole_body(request, body, max_image_bytes), defaults)
+    elif body or request.mimetype:
+        raise UnsupportedContentType(mislabelled(body, request.mimetype))
     else:
-        raise UnsupportedContentType if body or request.mimetype else MissingImage
-    if image is not None:
-        checked = _checked(Options, fields, strings=True)
-        return CaptionRequest(_within_limit(image, len(image), max_image_bytes), checked.over(defaults))
-    if fields.get("imageUrl") in (None, ""):
         raise MissingImage
-    named = _checked(PictureFields, fields, strings=not request.is_json)
     return CaptionRequest(source_of(named.image_url, max_image_bytes), named.over(defaults))
 
 
@@ -124,90 +128,101 @@ def parse_captions_request(request: Request, body: bytes, defaults: GenerationOp
     Raises:
         InvalidJson, MissingImage, InvalidParameter, UnsupportedContentType: as the table of errors says.
     """
+    _refuse_codings(request)
     if not request.is_json:
-        raise UnsupportedContentType("The body must be application/json.")
-    fields = _json_object(body)
-    if fields.get("imageUrls") in (None, []):
-        raise MissingImage("No images were given; send imageUrls, a list of URLs.")
+        raise UnsupportedContentType(mislabelled(body, request.mimetype) or "The body must be application/json.")
+    fields = parse_json(body)
+    if fields.get("imageUrls") in (None, "", []):
+        raise _missing("imageUrls", fields.items())
     named = _checked(PicturesFields, fields, strings=False)
     return CaptionsRequest(named.image_urls, named.over(defaults))
 
 
-def _form(request: Request, body: bytes) -> tuple[dict[str, Any], bytes | None]:
-    parser = FormDataParser(
-        stream_factory=lambda *args, **kwargs: io.BytesIO(),  # by default, files over 500 kB go to the disk
-        max_form_memory_size=len(body),
-        max_form_parts=_MAX_FORM_PARTS,
-    )
-    if request.mimetype == "application/x-www-form-urlencoded":
-        if body.count(b"&") >= _MAX_FORM_PARTS:
-            raise InvalidRequest(f"The form has more than {_MAX_FORM_PARTS} parts.")
-        if body.count(b"%") > _MAX_ESCAPES:
-            raise InvalidRequest("The form has too many percent-escapes; send the picture as JSON or multipart.")
-    try:
-        _, form, files = parser.parse(io.BytesIO(body), request.mimetype, len(body), request.mimetype_params)
-    except RequestEntityTooLarge as error:
-        raise InvalidRequest(f"The form has more than {_MAX_FORM_PARTS} parts.") from error
-    file = files.get("image")
-    return form.to_dict(), None if file is None else file.read()
+def parsing_memory(request: Request, body: bytes) -> int:
+    """Return how many bytes reading the body takes at most beside the body itself, the picture in it included."""
+    if request.is_json:
+        # A data: URL is copied as bytes, and once more without white space; its picture is three quarters as long.
+        return json_memory(body) + 3 * len(body)
+    return form_memory(body, request.mimetype) if request.mimetype in FORM_TYPES else 0
 
 
-def _json_object(body: bytes) -> dict[str, Any]:
-    if sum(map(body.count, (b",", b"[", b"{"))) > _MAX_JSON_ELEMENTS:
-        raise InvalidJson(f"The JSON body holds more than {_MAX_JSON_ELEMENTS:,} elements.")
-    try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InvalidJson(detail=str(error)) from error
-    if not isinstance(fields, dict):
-        raise InvalidJson
-    return fields
+def _refuse_codings(request: Request) -> None:
+    codings = request.headers.get("Content-Encoding", "").lower().replace(" ", "").split(",")
+    if known := sorted(_CODINGS.intersection(codings)):
+        raise UnsupportedContentType(f"The body is coded ({', '.join(known)}); send it without Content-Encoding.")
 
 
-def _checked(model: type[Fields], fields: dict[str, Any], *, strings: bool) -> Fields:
-    known = {field.alias: fields[field.alias] for field in model.model_fields.values() if field.alias in fields}
+def _whole_body(request: Request, body: bytes, max_image_bytes: int) -> bytes:
+    if not body:
+        raise UnsupportedImage("The body is empty; send the image's bytes, with curl --data-binary @photo.jpg.")
+    if not_an_image(body):
+        raise UnsupportedImage(mislabelled(body, request.mimetype))
+    return within_limit(body, max_image_bytes)
+
+
+def _picture_of(part: bytes, max_image_bytes: int) -> bytes:
+    """Return the picture that a part named image holds, unless that is a text in its place."""
+    head = part[:2_000].decode("latin-1").strip()
+    if re.match(r"https?://|data:", head, re.IGNORECASE):
+        raise MissingImage("The form's image holds a URL; send it in a field named imageUrl.")
+    if head.isascii() and head.isprintable() and "base64" in mistake_in(head):
+        raise MissingImage("The form's image holds base64; send the bytes themselves, or a data: URL as imageUrl.")
+    return within_limit(part, max_image_bytes)
+
+
+def _missing_in(form: Form) -> MissingImage:
+    if form.other_files:
+        name = _quoted(form.other_files[0])
+        return MissingImage(f"The form's file is named {name}; name it image, as in curl -F image=@photo.jpg.")
+    return _missing("imageUrl", form.texts)
+
+
+def _missing(wanted: str, fields: Iterable[tuple[str, Any]]) -> MissingImage:
+    """Say under which name a picture was given in place of the right one, if it was."""
+    for name, value in fields:
+        plain = re.sub(r"[^a-z]", "", name.lower())
+        if name in (wanted, "prompt") or _is_empty(value):
+            continue
+        if name == "imageUrls":
+            return MissingImage("imageUrls goes to POST /local-captions; here send imageUrl, one URL.")
+        if name == "imageUrl":
+            return MissingImage("imageUrl goes to POST /local-caption; here send imageUrls, a list of URLs.")
+        is_url = isinstance(value, str) and re.match(r"https?://|data:", value, re.IGNORECASE)
+        if is_url or (len(plain) > 2 and _MISNAMED.fullmatch(plain)):
+            return MissingImage(f"The picture is given as {_quoted(name)}; the field must be named {wanted}.")
+    if wanted == "imageUrls":
+        return MissingImage("No images were given; send imageUrls, a list of URLs.")
+    return MissingImage()
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"' if re.fullmatch(r"[\w.\[\] -]{1,40}", name) else "otherwise"
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _checked(model: type[Fields], fields: Mapping[str, Any], *, strings: bool) -> Fields:
+    known = {name: fields[name] for name in _names(model) if not _is_empty(fields.get(name))}
     try:
         return model.model_validate_strings(known) if strings else model.model_validate(known)
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        problem = error.errors(include_url=False, include_context=False)[0]
         if problem["loc"] == ("imageUrl",):
-            raise InvalidImageUrl("imageUrl must be a string.") from error
+            raise InvalidImageUrl(_not_a_string(problem["input"])) from error
         raise InvalidParameter(f"{problem['loc'][0]}: {problem['msg']}.") from error
 
 
-def source_of(url: str, max_image_bytes: int) -> str | bytes:
-    """Return an http(s) URL as it is, once its text was checked, and the picture that a data: URL holds.
-
-    Raises:
-        InvalidImageUrl, ImageTooLarge: as the table of errors says.
-    """
-    url = url.strip()
-    if url[:5].lower() == "data:":
-        return _from_data_url(url, max_image_bytes)
-    parse_url(url)
-    return url
+def _names(model: type[Options]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _from_data_url(url: str, max_image_bytes: int) -> bytes:
-    """Decode a data: URL (RFC 2397), base64 as forgivingly as browsers do (WHATWG Infra, forgiving-base64)."""
-    head, comma, data = url.partition(",")
-    if not comma:
-        raise InvalidImageUrl("The data: URL has no comma between its type and its data.")
-    if not data.isascii() or data.count("%") > _MAX_ESCAPES:
-        raise InvalidImageUrl("The data: URL must be ASCII with few percent-escapes; use base64.")
-    is_base64 = head.lower().endswith(";base64")
-    _within_limit(b"", len(data) * 3 // 4 - 2 if is_base64 and "%" not in data else 0, max_image_bytes)
-    try:
-        content = unquote_to_bytes(data) if "%" in data or not is_base64 else data.encode("ascii")
-        if is_base64:
-            content = content.translate(None, b" \t\r\n\f").rstrip(b"=")
-            content = base64.b64decode(content + b"=" * (-len(content) % 4), validate=True)
-    except binascii.Error as error:
-        raise InvalidImageUrl("The data: URL does not hold valid base64.", detail=str(error)) from error
-    return _within_limit(content, len(content), max_image_bytes)
-
-
-def _within_limit(image: bytes, size: int, max_image_bytes: int) -> bytes:
-    if size > max_image_bytes:
-        raise ImageTooLarge(f"The image is over the limit of {max_image_bytes:,} bytes.")
-    return image
+def _not_a_string(value: object) -> str:
+    match value:
+        case list():
+            return "imageUrl is a list; send one URL, or the list as imageUrls to POST /local-captions."
+        case dict():
+            return "imageUrl is an object; send the URL itself, as a string."
+        case _:
+            return "imageUrl must be a string, a URL in double quotes."

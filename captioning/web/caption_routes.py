@@ -22,8 +22,9 @@ from captioning.trace import Trace
 from captioning.web.answers import CaptionAnswer, CaptionLine, CaptionsAnswer, PictureError, PictureErrorLine
 from captioning.web.body import read_body
 from captioning.web.bulk import each_as_admitted
-from captioning.web.caption_request import parse_caption_request, parse_captions_request, source_of
+from captioning.web.caption_request import parse_caption_request, parse_captions_request
 from captioning.web.error_answers import as_captioning_error
+from captioning.web.image_urls import source_of
 from captioning.web.request_deadline import request_deadline
 
 log = logging.getLogger("captioning.pictures")

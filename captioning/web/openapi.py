@@ -161,7 +161,12 @@ def _request_headers() -> list[Json]:
 
 def _option_parameters() -> list[Json]:
     return [
-        {"name": name, "in": "query", "description": f"{schema['description']}; for image/* bodies", "schema": schema}
+        {
+            "name": name,
+            "in": "query",
+            "description": f"{schema['description']}; the body's counts first",
+            "schema": schema,
+        }
         for name, schema in _options().items()
     ]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import re
 import socket
 import struct
 import threading
@@ -11,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from http.client import HTTPResponse
+from pathlib import Path
 
 import pytest
 import requests
@@ -24,11 +27,12 @@ from captioning.model.engine import Engine, Generation, GenerationOptions, Pixel
 from captioning.model.preprocessor import Preprocessor
 from captioning.settings import Settings
 from model_loader import Captioner
-from tests.bad_servers import BadServer, drip
+from tests.bad_servers import BadServer, Connection, drip
 from tests.conftest import SAMPLES, Service, free_port, wait_until
 
 MIB = 1024 * 1024
 PICTURE = SAMPLES[0].read_bytes()
+PAGE = b"<!doctype html><html><title>Sign in</title>"
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +75,11 @@ def png_header(width: int, height: int) -> bytes:
         (b'{"imageUrl": "ftp://example.com/a.png"}', 400, "invalid_image_url"),
         (b'{"imageUrl": "https://user:secret@example.com/a.png"}', 400, "invalid_image_url"),
         (b'{"imageUrl": "http://[::1"}', 400, "invalid_image_url"),
-        (b'{"imageUrl": "http://\\ud800/"}', 400, "invalid_image_url"),
+        (b'{"imageUrl": "http://\\ud800/"}', 400, "invalid_json"),
         (b'{"imageUrl": "https://example.com/%s"}' % (b"a" * 8192), 400, "invalid_image_url"),
         (b'{"imageUrl": "data:image/png;base64,@@"}', 400, "invalid_image_url"),
         (b'{"imageUrl": "data:image/png;base64"}', 400, "invalid_image_url"),
-        (b'{"imageUrl": "data:,%s"}' % (b"%41" * 20_001), 400, "invalid_image_url"),
+        (b'{"imageUrl": "data:,%s"}' % (b"%41" * 1_000_000), 422, "unsupported_image"),
         ('{"imageUrl": "data:;base64,€"}'.encode(), 400, "invalid_image_url"),
         (b'{"imageUrl": "data:,a", "maxNewTokens": 63}', 400, "invalid_parameter"),
         (b'{"imageUrl": "data:,hello"}', 422, "unsupported_image"),
@@ -84,7 +88,7 @@ def png_header(width: int, height: int) -> bytes:
         (b'{"imageUrl": "data:,a", "maxNewTokens": 0}', 400, "invalid_parameter"),
         (b'{"imageUrl": "data:,a", "maxNewTokens": true}', 400, "invalid_parameter"),
         (b'{"imageUrl": "data:,a", "prompt": ["a"]}', 400, "invalid_parameter"),
-        (b'{"imageUrl": "data:,a", "prompt": "\\ud800"}', 400, "invalid_parameter"),
+        (b'{"imageUrl": "data:,a", "prompt": "\\ud800"}', 400, "invalid_json"),
         (b'{"imageUrl": "data:,a", "prompt": "%s"}' % (b"x" * 501), 400, "invalid_parameter"),
         (b'{"imageUrl": "data:,a", "prompt": "%s"}' % (b"dog " * 80), 400, "invalid_parameter"),
     ],
@@ -115,12 +119,20 @@ def test_other_bodies_are_not_read(service: Service) -> None:
     assert_error(service.post(data={"prompt": "a dog"}), 400, "missing_image")
 
 
+def test_a_page_in_a_picture_s_place_is_called_one(service: Service) -> None:
+    with BadServer(_answer_a_page) as pages:
+        fetched = service.post(json={"imageUrl": pages.url("/a.jpg")})
+    sent = service.post(files={"image": ("a.jpg", PAGE)})
+    for response in (fetched, sent):
+        assert_error(response, 422, "unsupported_image")
+        assert "is an HTML page" in response.json()["error"]
+
+
 def test_a_form_of_too_many_parts_and_bad_framing_are_malformed(service: Service) -> None:
     parts = {f"field{number}": (None, "x") for number in range(30)}
     assert_error(service.post(files=parts), 400, "invalid_request")
     form = {"Content-Type": "application/x-www-form-urlencoded"}
-    for body in (b"a&" * 100_000, b"imageUrl=" + b"%41" * 20_001):
-        assert_error(service.post(data=body, headers=form), 400, "invalid_request")
+    assert_error(service.post(data=b"a=b&" * 100_000, headers=form), 400, "invalid_request")
     head = b"POST /local-caption HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\n"
     for rest in (b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b"Content-Length: 9\r\n\r\nabc"):
         with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
@@ -129,6 +141,26 @@ def test_a_form_of_too_many_parts_and_bad_framing_are_malformed(service: Service
             answer = HTTPResponse(connection)
             answer.begin()
             assert (answer.status, json.loads(answer.read())["code"]) == (400, "invalid_request")
+
+
+def test_two_million_header_lines_in_one_part_take_no_memory(service: Service) -> None:
+    body = b"--x\r\nContent-Disposition: form-data; name=image\r\n" + b"a: b\r\n" * 2_000_000 + b"\r\na\r\n--x--\r\n"
+    (worker,) = service.worker_pids()
+    Path(f"/proc/{worker}/clear_refs").write_text("5")
+    before = memory(worker, "VmRSS")
+    response = service.post(data=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
+    assert_error(response, 400, "invalid_request")
+    assert memory(worker, "VmHWM") - before < 40 * MIB  # the body itself is 12 MB
+
+
+def test_a_json_body_near_the_limit_is_captioned_whatever_its_prompt(service: Service) -> None:
+    padded = base64.b64encode(PICTURE + bytes(7 * MIB)).decode()  # what follows the picture's end does not count
+    for prompt in ("ö", "€", "😀"):
+        body = {"imageUrl": f"data:image/jpeg;base64,{padded}", "prompt": prompt}
+        for escaped in (True, False):
+            sent = json.dumps(body, ensure_ascii=escaped).encode()
+            response = service.post(data=sent, headers={"Content-Type": "application/json"})
+            assert response.status_code == 200, response.text
 
 
 def test_a_chunked_body_is_limited_too(service: Service) -> None:
@@ -276,8 +308,19 @@ def test_after_all_that_the_same_worker_captions(service: Service) -> None:
     assert service.log.read_text().count("Booting worker") == 1
 
 
+def _answer_a_page(connection: Connection) -> None:
+    connection.read_request()
+    connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(PAGE) + PAGE)
+
+
 def authorized(service: Service, **kwargs: object) -> requests.Response:
     return service.post(headers={"Authorization": "Bearer second"}, **kwargs)
+
+
+def memory(pid: int, which: str) -> int:
+    """Return bytes: VmRSS are those that the process holds, VmHWM the most since `clear_refs` was written (proc(5))."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.findall(rf"{which}:\s+(\d+)", status)[0]) * 1024
 
 
 def slow_upload(service: Service) -> socket.socket:

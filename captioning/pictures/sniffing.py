@@ -1,0 +1,59 @@
+"""What bytes begin like, so that a wrong label, or a page in a picture's place, is told from a broken picture.
+
+Source: the MIME Sniffing Standard (https://mimesniff.spec.whatwg.org/), with a few more that people send.
+"""
+
+from __future__ import annotations
+
+import re
+
+# Bodies that the service reads, by the type that they should be sent as.
+_READ = {
+    "image/jpeg": rb"\xff\xd8\xff",
+    "image/png": rb"\x89PNG",
+    "image/gif": rb"GIF8[79]a",
+    "image/webp": rb"RIFF....WEBP",
+    "image/bmp": rb"BM....\0\0\0\0",
+    "image/tiff": rb"II[*+]\0|MM\0[*+]",
+    "image/avif": rb"....ftypavi[fs]",
+    "application/json": rb"(\xef\xbb\xbf)?\s*[{\[]",
+    "multipart/form-data": rb"\s*--[^\r\n]+\r?\nContent-",
+    "application/x-www-form-urlencoded": rb"[\w.%+\[\]-]{1,100}=[^=]",
+}
+_NOT_READ = {
+    "an HTML page": rb"(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body|script|title|div|p|h1)\b",
+    "an SVG drawing": rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!DOCTYPE svg[^>]*>\s*)?<svg\b",
+    "a PDF document": rb"%PDF-",
+    "compressed with gzip": rb"\x1f\x8b",
+    "compressed with zstd": rb"\x28\xb5\x2f\xfd",
+}
+_PATTERNS = {kind: re.compile(pattern, re.IGNORECASE | re.DOTALL) for kind, pattern in {**_READ, **_NOT_READ}.items()}
+_TYPE = re.compile(r"[a-z0-9.+-]{1,50}/[a-z0-9.+-]{1,50}")
+
+
+def looks_like(content: bytes) -> str | None:
+    """Return the media type, or a few words, for what the content begins like, if it is known."""
+    head = content[:1024]
+    return next((kind for kind, pattern in _PATTERNS.items() if pattern.match(head)), None)
+
+
+def not_an_image(content: bytes) -> str | None:
+    """Say what a picture that cannot be read is in truth; None where that cannot be told."""
+    kind = looks_like(content)
+    if kind is None or kind.startswith("image/"):
+        return None
+    described = kind if kind in _NOT_READ else f"not an image but {kind}"
+    return f"The image is {described}; send the image itself, as JPEG, PNG or WebP."
+
+
+def mislabelled(body: bytes, declared: str) -> str | None:
+    """Say how to send a body that is not what its Content-Type declares; None where it begins like nothing else."""
+    kind = looks_like(body)
+    sent = f"was sent as {declared}" if _TYPE.fullmatch(declared) else "has no Content-Type"
+    if kind is None or kind == declared:
+        return None
+    if kind in _NOT_READ:
+        return f"The body is {kind}; send the image itself, or JSON that names it."
+    if kind == "multipart/form-data":
+        return f"The body {sent} but is a form of parts; let curl -F or FormData write its Content-Type and boundary."
+    return f"The body {sent} but looks like {kind}; send it with -H 'Content-Type: {kind}'."

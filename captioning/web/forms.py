@@ -1,0 +1,139 @@
+"""From a form's body to its texts and files, within bounds on every count.
+
+multipart's push parser is used because it bounds what Werkzeug does not: a part's header lines, in number and bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+
+from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
+from werkzeug.wrappers import Request
+
+from captioning.errors import InvalidRequest, MissingImage
+from captioning.pictures.sniffing import mislabelled
+from captioning.web.data_urls import decode_base64, percent_decode
+
+FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
+
+_MAX_FIELDS = 20
+_MAX_HEADERS = 8
+_MAX_HEADER_BYTES = 4_096
+_PIECE = 65_536
+_MAX_WIDE_TEXT_BYTES = 65_536  # one wide character makes each character of a text four bytes wide; a URL has none
+
+
+@dataclass
+class Form:
+    """The fields of a form that hold something, in their order; an empty one counts as not given."""
+
+    texts: list[tuple[str, str]] = field(default_factory=list)
+    images: list[bytes] = field(default_factory=list)
+    other_files: list[str] = field(default_factory=list)
+
+
+def parse_form(request: Request, body: bytes, *, max_images: int = 1) -> Form:
+    """Read a form. Each part named ``image`` is a picture, with a file name or without.
+
+    Raises:
+        InvalidRequest: it is malformed, or over one of the bounds.
+    """
+    form = Form()
+    max_fields = _MAX_FIELDS + max_images
+    if request.mimetype == "multipart/form-data":
+        for part, content in _parts(body, request.mimetype_params.get("boundary", ""), max_fields):
+            if not content:
+                continue
+            if part.name == "image":
+                form.images.append(_transferred(part, content))
+            elif part.filename is not None:
+                form.other_files.append(part.name)
+            else:
+                form.texts.append((part.name, _text(content)))
+    else:
+        if sentence := mislabelled(body, request.mimetype):
+            raise MissingImage(sentence)
+        for name, value in _pairs(body, max_fields):
+            if value:
+                form.texts.append((_text(name), _text(value)))
+    return form
+
+
+def form_memory(body: bytes, mimetype: str) -> int:
+    """Return how many bytes `parse_form` takes at most beside the body."""
+    # A field is collected as bytes, and a text decoded from them. In a pair, "+" and escapes are undone before that.
+    return len(body) * (2 if mimetype == "multipart/form-data" else 4)
+
+
+def _parts(body: bytes, boundary: str, max_parts: int) -> list[tuple[MultipartSegment, bytes]]:
+    if not boundary:
+        raise InvalidRequest(
+            "The Content-Type multipart/form-data has no boundary; let the client write that header itself, "
+            "as curl -F and FormData do."
+        )
+    parts: list[tuple[MultipartSegment, io.BytesIO]] = []
+    try:
+        with PushMultipartParser(
+            boundary,
+            max_header_size=_MAX_HEADER_BYTES,
+            max_header_count=_MAX_HEADERS,
+            max_segment_count=max_parts,
+            header_charset="latin-1",  # in which every byte is a character: a file's name may be in any charset
+        ) as parser:
+            for start in range(0, len(body), _PIECE):
+                for event in parser.parse(body[start : start + _PIECE]):
+                    if isinstance(event, MultipartSegment):
+                        parts.append((event, io.BytesIO()))
+                    elif event:
+                        parts[-1][1].write(event)
+    except ParserLimitReached as error:
+        raise InvalidRequest(
+            f"The form has more than {max_parts} parts, or a part with more than {_MAX_HEADERS} header lines "
+            f"or one over {_MAX_HEADER_BYTES:,} bytes.",
+            detail=str(error),
+        ) from error
+    except MultipartError as error:
+        raise InvalidRequest(_what_is_wrong(body, boundary), detail=str(error)) from error
+    return [(part, content.getvalue()) for part, content in parts]
+
+
+def _what_is_wrong(body: bytes, boundary: str) -> str:
+    if not body:
+        return "The form is empty; send a file named image, or a field imageUrl."
+    if sentence := mislabelled(body, "multipart/form-data"):
+        return sentence
+    if boundary.encode() not in body:
+        return "The boundary that the Content-Type names does not stand in the form; let the client write that header."
+    if b"--" + boundary.encode() + b"--" not in body:
+        return "The form is cut short: its last boundary is missing."
+    return "The form is not valid multipart/form-data; each part needs its headers, an empty line and its content."
+
+
+def _pairs(body: bytes, max_pairs: int) -> list[tuple[bytes, bytes]]:
+    if body.count(b"&") >= max_pairs:
+        raise InvalidRequest(f"The form has more than {max_pairs} fields.")
+    pairs = (pair.partition(b"=") for pair in body.split(b"&"))
+    return [(_unescaped(name), _unescaped(value)) for name, _, value in pairs]
+
+
+def _unescaped(text: bytes) -> bytes:
+    # curl -d escapes nothing, and a plus in base64 is no space.
+    head, comma, base64 = text.partition(b",") if text.startswith(b"data:") else (text, b"", b"")
+    return percent_decode(head.replace(b"+", b" ") + comma + base64)
+
+
+def _transferred(part: MultipartSegment, content: bytes) -> bytes:
+    """Undo the one coding of RFC 2045 that old clients still use, where the content is what the label says."""
+    if part.header("Content-Transfer-Encoding", "").strip().lower() != "base64":
+        return content
+    try:
+        return decode_base64(content)
+    except ValueError:
+        return content
+
+
+def _text(content: bytes) -> str:
+    if len(content) > _MAX_WIDE_TEXT_BYTES and not content.isascii():
+        raise InvalidRequest("A text field of the form is too long.")
+    return content.decode("utf-8", "replace").strip()

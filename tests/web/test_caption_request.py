@@ -1,0 +1,215 @@
+"""Which picture a request means, with which options, and what those are told whose request means none."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from captioning.errors import (
+    CaptioningError,
+    ImageTooLarge,
+    InvalidImageUrl,
+    InvalidParameter,
+    MissingImage,
+    UnsupportedContentType,
+    UnsupportedImage,
+)
+from captioning.model.engine import GenerationOptions
+from captioning.web.caption_request import CaptionRequest, parse_caption_request, parse_captions_request
+from tests.conftest import SAMPLES
+from tests.web.requests_of import multipart, request_of
+
+PICTURE = SAMPLES[0].read_bytes()
+BASE64 = base64.b64encode(PICTURE).decode()
+URL = "https://example.com/a.jpg"
+DEFAULTS = GenerationOptions(max_new_tokens=7, num_beams=2)
+
+
+def parsed(content_type: str | None, body: bytes, *, query: str = "", **headers: str) -> CaptionRequest:
+    request = request_of(content_type, query=query, **headers)
+    return parse_caption_request(request, body, DEFAULTS, max_image_bytes=100_000)
+
+
+def of_json(**fields: Any) -> CaptionRequest:
+    return parsed("application/json", json.dumps(fields).encode())
+
+
+def of_form(*parts: tuple[str, bytes]) -> CaptionRequest:
+    heads = ((f"Content-Disposition: form-data; name={name}", content) for name, content in parts)
+    return parsed("multipart/form-data; boundary=x", multipart(*heads))
+
+
+def refusal(kind: type[CaptioningError], content_type: str | None, body: bytes, **headers: str) -> str:
+    with pytest.raises(kind) as refused:
+        parsed(content_type, body, **headers)
+    assert type(refused.value) is kind
+    assert refused.value.message.isprintable()
+    return refused.value.message
+
+
+def test_what_is_empty_or_null_is_not_given() -> None:
+    expected = CaptionRequest(URL, DEFAULTS)
+    for empty in ("", None, "  "):
+        assert of_json(imageUrl=URL, prompt=empty, numBeams=empty, maxNewTokens=empty, unknown=empty) == expected
+    nothing = [("prompt", b""), ("numBeams", b""), ("maxNewTokens", b" "), ('image; filename=""', b"")]
+    assert of_form(("imageUrl", URL.encode()), *nothing) == expected
+    assert parsed("application/x-www-form-urlencoded", f"imageUrl={URL}&numBeams=&prompt".encode()) == expected
+    assert of_form(('image; filename="a"', PICTURE), ("imageUrl", b""), *nothing[:3]).source == PICTURE
+    assert parsed("image/jpeg", PICTURE, query="numBeams=&prompt=") == CaptionRequest(PICTURE, DEFAULTS)
+
+
+def test_options_in_the_query_hold_for_every_body_and_yield_to_those_in_it() -> None:
+    query = "numBeams=3&prompt=a+dog&unknown=1"
+    expected = GenerationOptions(prompt="a dog", max_new_tokens=7, num_beams=3)
+    body = json.dumps({"imageUrl": URL}).encode()
+    assert parsed("application/json", body, query=query).options == expected
+    assert parsed("image/jpeg", PICTURE, query=query).options == expected
+    assert parsed("application/x-www-form-urlencoded", f"imageUrl={URL}".encode(), query=query).options == expected
+    body = json.dumps({"imageUrl": URL, "numBeams": 1}).encode()
+    assert parsed("application/json", body, query=query).options.num_beams == 1
+
+
+@pytest.mark.parametrize("charset", ["", "; charset=utf-8", "; charset=UTF-8; odata=verbose"])
+def test_json_is_known_by_its_type(charset: str) -> None:
+    body = json.dumps({"imageUrl": f"data:image/jpeg;base64,{BASE64}"}).encode()
+    for kind in ("application/json", "Application/JSON", "application/vnd.api+json"):
+        assert parsed(kind + charset, body).source == PICTURE
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [("image", PICTURE), ("image", PICTURE)],
+        [("image", PICTURE), ("imageUrl", URL.encode())],
+        [("imageUrl", URL.encode()), ("imageUrl", URL.encode())],
+    ],
+)
+def test_two_pictures_are_refused(parts: list[tuple[str, bytes]]) -> None:
+    with pytest.raises(InvalidParameter, match="holds two pictures"):
+        of_form(*parts)
+
+
+MISNAMED = "image_url imageURL ImageUrl imageurl image-url url image img image[] imageLink photo src fileUrl whatever"
+
+
+@pytest.mark.parametrize("name", MISNAMED.split())
+def test_a_url_under_another_name_is_told_the_right_one(name: str) -> None:
+    body = json.dumps({"prompt": "https://a dog", name: URL}).encode()
+    assert f'given as "{name}"; the field must be named imageUrl' in refusal(MissingImage, "application/json", body)
+    form = f"{name}={URL}".encode()
+    assert "must be named imageUrl" in refusal(MissingImage, "application/x-www-form-urlencoded", form)
+
+
+def test_other_mistakes_in_names_are_told_the_right_one() -> None:
+    for field in ({"image": {"url": URL}}, {"images": [URL]}, {"image": BASE64}, {"ima\x07ge": URL}):
+        sentence = refusal(MissingImage, "application/json", json.dumps(field).encode())
+        assert sentence.endswith("the field must be named imageUrl.")
+    several = json.dumps({"imageUrls": [URL]}).encode()
+    assert "POST /local-captions" in refusal(MissingImage, "application/json", several)
+    one = json.dumps({"imageUrl": URL}).encode()
+    with pytest.raises(MissingImage, match="POST /local-caption; here send imageUrls"):
+        parse_captions_request(request_of("application/json"), one, DEFAULTS)
+    for name in ("file", "picture", "Image", "image[]"):
+        body = multipart((f'Content-Disposition: form-data; name="{name}"; filename="a.jpg"', PICTURE))
+        assert f'named "{name}"; name it image' in refusal(MissingImage, "multipart/form-data; boundary=x", body)
+    assert refusal(MissingImage, "application/json", b'{"prompt": "a dog"}') == MissingImage.sentence
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (URL.encode(), "holds a URL; send it in a field named imageUrl"),
+        (f" data:image/jpeg;base64,{BASE64}".encode(), "holds a URL; send it in a field named imageUrl"),
+        (BASE64.encode(), "holds base64; send the bytes themselves"),
+    ],
+)
+def test_a_text_in_the_picture_s_place_is_told_its_own(content: bytes, sentence: str) -> None:
+    with pytest.raises(MissingImage, match=sentence):
+        of_form(("image", content))
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (f'"{URL}"', "quotation marks or brackets around the URL"),
+        (f"'{URL}'", "quotation marks or brackets around the URL"),
+        (f'"data:image/jpeg;base64,{BASE64}"', "quotation marks or brackets around the URL"),
+        (f"![a picture]({URL})", "quotation marks or brackets around the URL"),
+        (f'<img src="{URL}">', "holds HTML"),
+        (f"&lt;<img src='{URL}'>", "holds HTML"),
+        (BASE64, "bare base64; make it a data: URL, with data:image/jpeg;base64, in front"),
+        (BASE64.replace("+", "-").replace("/", "_"), "bare base64"),
+        ("iVBORw0KGgoAAAANSUhEUg==", "bare base64"),
+        (f"image/jpeg;base64,{BASE64}", "write data:image/jpeg;base64, in front"),
+        (f"base64,{BASE64}", "write data:image/jpeg;base64, in front"),
+        ("https%3A%2F%2Fexample.com%2Fa.jpg", "percent-encoded as a whole"),
+        ("blob:https://example.com/0b9e", "known only to the page"),
+        ("file:///home/me/a.jpg", "names a file"),
+        (r"C:\Users\me\a.jpg", "names a file"),
+        ("c:/a.jpg", "names a file"),
+        (r"\\server\share\a.jpg", "names a file"),
+        ("/home/me/a.jpg", "a path without a host"),
+        ("./a.jpg", "a path without a host"),
+        ("~/a.jpg", "a path without a host"),
+        ("uploads/a.jpg", "a path without a host"),
+        ("my photo.JPEG", "a path without a host"),
+        ("@a.jpg", "a path without a host"),
+        ("example.com/a.jpg", "put https:// in front"),
+        ("www.example.co.uk:8443/a?b", "put https:// in front"),
+        ("localhost:8000/a.jpg", "put https:// in front"),
+        ("93.184.216.34/a.jpg", "put https:// in front"),
+        ("example.com", "put https:// in front"),
+        ("//example.com/a.jpg", "put https: in front"),
+        ("https:/example.com/a.jpg", "a colon and two slashes"),
+        ("https//example.com/a.jpg", "a colon and two slashes"),
+        ("s3://bucket/a.jpg", "a signed https:// URL"),
+        ("gs://bucket/a.jpg", "a signed https:// URL"),
+        ("ftp://example.com/a.jpg", "other schemes are not fetched"),
+        ("undefined", "a variable without a URL"),
+        ("[object Object]", "a variable without a URL"),
+        ("a red car", "is not a URL; it must start with http:// or https://"),
+        (["https://example.com/a.jpg"], "imageUrl is a list; .* imageUrls to POST /local-captions"),
+        ({"url": "https://example.com/a.jpg"}, "imageUrl is an object"),
+        (5, "imageUrl must be a string"),
+        (True, "imageUrl must be a string"),
+    ],
+)  # fmt: skip
+def test_what_is_no_url_is_told_what_it_is(value: object, sentence: str) -> None:
+    with pytest.raises(InvalidImageUrl, match=sentence):
+        of_json(imageUrl=value)
+
+
+def test_a_wrong_content_type_is_told_the_right_one() -> None:
+    body = json.dumps({"imageUrl": URL}).encode()
+    for content_type in ("text/plain", "text/plain;charset=UTF-8", "application/octet-stream", "text/json", None):
+        assert refusal(UnsupportedContentType, content_type, body).endswith("-H 'Content-Type: application/json'.")
+        assert "-H 'Content-Type: image/jpeg'" in refusal(UnsupportedContentType, content_type, PICTURE)
+    assert "-H 'Content-Type: application/json'" in refusal(UnsupportedImage, "image/jpeg", body)
+    assert "is a form of parts" in refusal(UnsupportedImage, "image/jpeg", multipart(("Content-Type: a", PICTURE)))
+    assert "is an HTML page" in refusal(UnsupportedImage, "image/jpeg", b"<!doctype html>")
+    assert "is an SVG drawing" in refusal(UnsupportedImage, "image/svg+xml", b'<?xml version="1.0"?><svg xmlns="a"/>')
+    assert "The body is empty" in refusal(UnsupportedImage, "image/jpeg", b"")
+    assert parsed("image/png", PICTURE).source == PICTURE  # that much of a label is a hint
+    assert refusal(UnsupportedContentType, "text/plain", b"hello") == UnsupportedContentType.sentence
+    assert refusal(MissingImage, None, b"") == MissingImage.sentence
+
+
+def test_a_coded_body_is_named_with_its_coding() -> None:
+    for coding in ("gzip", "X-GZIP", "deflate", "br", "zstd", "identity, gzip"):
+        sentence = refusal(UnsupportedContentType, "application/json", b"\x1f\x8b", **{"Content-Encoding": coding})
+        assert coding.lower().split(", ")[-1] in sentence
+        assert "without Content-Encoding" in sentence
+    for label in ("identity", "utf-8", "", "binary"):
+        assert parsed("image/jpeg", PICTURE, **{"Content-Encoding": label}).source == PICTURE
+
+
+def test_every_form_s_picture_is_held_against_the_limit() -> None:
+    large = b"\xff\xd8\xff" + bytes(100_000)
+    refusal(ImageTooLarge, "image/jpeg", large)
+    refusal(ImageTooLarge, "multipart/form-data; boundary=x",
+            multipart(("Content-Disposition: form-data; name=image", large)))  # fmt: skip
+    data_url = "data:;base64," + base64.b64encode(large).decode()
+    refusal(ImageTooLarge, "application/json", json.dumps({"imageUrl": data_url}).encode())
