@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from captioning.observe.metrics_folder import forget_worker, make_metrics_folder
+from captioning.observe.start_report import log_start
 from captioning.server.allocator import BLOCK_BYTES, give_memory_back
 from captioning.settings import SettingsError, load_settings
 
@@ -18,7 +19,7 @@ except SettingsError as error:
 # Before any thread is there; the workers inherit it.
 give_memory_back(os.environ, block_bytes=BLOCK_BYTES[_settings.engine])
 
-bind = f"0.0.0.0:{_settings.port}"
+bind = _settings.bind
 workers = _settings.web_concurrency
 worker_class = "captioning.server.worker.Worker"
 # More threads than admission has permits: a health check and a 429 never wait for a caption.
@@ -33,6 +34,11 @@ worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 control_socket_disable = True
 logger_class = "captioning.server.logger.GunicornLogger"
 make_metrics_folder(worker_tmp_dir)
+
+
+def on_starting(server: Any) -> None:
+    """Log what is in force."""
+    log_start(_settings, os.environ, server.cfg.bind, server.cfg.workers)
 
 
 def post_worker_init(worker: Any) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from functools import partial
+from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -27,6 +27,7 @@ from captioning.deadline import Deadline
 from captioning.errors import ModelFailed, ModelLoading
 from captioning.model.batcher import Batcher, Captioned
 from captioning.model.engine import Engine, Generation, GenerationOptions, Pixels
+from captioning.model.hub import ModelLoadError, download, find_folder, missing_folder
 from captioning.model.int8.manifest import Manifest
 from captioning.observe.logs import adopt_loggers
 from captioning.pipeline import Status
@@ -34,22 +35,11 @@ from captioning.settings import Settings, SettingsError, load_settings
 
 log = logging.getLogger("captioning.model")
 
-# What BLIP needs. The hub's folder also holds a TensorFlow copy of the weights, another 1 GB.
-_SMALL_FILES = (
-    "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt",
-)  # fmt: skip
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there
-
 # What MODEL_ID may be, by the engine.
 _WANTED = {
     "torch": "a BLIP captioning model on the hub or to a folder that holds one",
     "int8": "a folder that `make export` wrote from a BLIP captioning model",
 }
-
-
-class ModelLoadError(ModelFailed):
-    """Say in one sentence why the model cannot be loaded and what to do."""
 
 
 class Captioner:
@@ -208,7 +198,9 @@ def _load_torch(settings: Settings) -> Engine:
 def _load_int8(settings: Settings) -> Engine:
     from captioning.model.int8.engine import Int8Engine
 
-    return Int8Engine(Path(settings.model_id), num_threads=settings.model_threads)
+    if (folder := find_folder(settings.model_id)) is None:
+        raise missing_folder(settings.model_id, "ENGINE=int8 serves nothing but a folder that `make export` wrote")
+    return Int8Engine(folder, num_threads=settings.model_threads)
 
 
 def warm_up(engine: Engine) -> None:
@@ -223,47 +215,11 @@ def local_folder(settings: Settings) -> Path:
     Raises:
         ModelLoadError: there is no such folder and the hub does not give such a model.
     """
-    folder = Path(settings.model_id)
-    if folder.is_dir():
+    if (folder := find_folder(settings.model_id)) is not None:
         return folder
-    if settings.model_id.startswith((".", "/", "~")) or settings.model_id.count("/") != 1:
-        raise ModelLoadError(
-            f"There is no folder {settings.model_id}, and it is no name of a model on the hub (owner/name) either."
-        )
-    return _download(settings.model_id, settings.revision)
-
-
-def _download(model_id: str, revision: str | None) -> Path:
-    """Return the snapshot of a hub model, from the cache where it is complete, else from the hub."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, XetDownloadError
-    from huggingface_hub.utils import disable_progress_bars, httpx
-
+    import_module("huggingface_hub.utils")  # it brings a log handler of its own
     adopt_loggers("huggingface_hub")
-    if not sys.stderr.isatty():
-        disable_progress_bars()
-    cached = partial(snapshot_download, model_id, revision=revision, local_files_only=True)
-    for weights in _WEIGHTS:
-        with suppress(LocalEntryNotFoundError):
-            folder = Path(cached(allow_patterns=[*_SMALL_FILES, weights]))
-            if (folder / weights).exists():
-                return folder
-    try:
-        # Asked once, without retries: whether the hub answers at all, and in which form it holds the weights.
-        listing = HfApi().model_info(model_id, revision=revision, timeout=10)
-        files = {sibling.rfilename for sibling in listing.siblings or []}
-        present = [name for name in _WEIGHTS if name in files]
-        if not present:
-            raise ModelLoadError(f"The model {model_id} on the hub holds none of {', '.join(_WEIGHTS)}.")
-        log.info("Downloading %s from the hub, revision %s.", model_id, listing.sha)
-        wanted = [*_SMALL_FILES, present[0]]
-        return Path(snapshot_download(model_id, revision=listing.sha, allow_patterns=wanted))
-    except (OSError, httpx.HTTPError, HFValidationError, XetDownloadError) as error:
-        raise ModelLoadError(
-            f"The model {model_id} could not be downloaded from the Hugging Face hub: {_first_line(error)}. "
-            "Either give this machine access to the hub, or set MODEL_ID to a folder that holds the model, "
-            "such as MODEL_ID=models/blip-emoji."
-        ) from error
+    return download(settings.model_id, settings.revision)
 
 
 def _first_line(error: BaseException) -> str:

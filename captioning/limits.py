@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from captioning.deadline import Deadline
 from captioning.errors import DeadlineExceeded, Overloaded
@@ -14,9 +14,11 @@ from captioning.errors import DeadlineExceeded, Overloaded
 class Admission:
     """Let a fixed number of requests in, and turn the next one away at once: a queue that nobody sees helps nobody."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, within: Admission | None = None) -> None:
+        """Begin with all permits free; each takes one of ``within`` too."""
         self.limit = limit
         self.in_use = 0
+        self._within = within
         self._lock = threading.Lock()
 
     @contextmanager
@@ -32,7 +34,8 @@ class Admission:
         if full:
             raise Overloaded(retry_after_s=retry_after_s())
         try:
-            yield
+            with self._within.permit(retry_after_s) if self._within else nullcontext():
+                yield
         finally:
             with self._lock:
                 self.in_use -= 1

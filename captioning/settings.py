@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from ipaddress import ip_address
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -25,22 +29,42 @@ BATCH_SIZE_LIMIT = 64
 EngineName = Literal["torch", "int8"]
 
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?")  # RFC 6454, section 6.2
+_HOST_NAME = re.compile(r"[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*", re.IGNORECASE)  # RFC 1123, section 2.1
+# A Bearer token (RFC 6750, section 2.1) has neither colon nor at sign; other visible ASCII may stand in one here.
+_API_KEY = re.compile(r"(?:(?P<name>[A-Za-z0-9_.-]{1,64}):)?(?P<key>[!-+\--9;-?A-~]+)(?:@(?P<limit>[1-9]\d{0,3}))?")
+
+# A variable that begins like this is meant for the service; of others, only what looks much like a setting.
+_PREFIXES = ("BATCH_", "CACHE_", "CORS_", "DECODE_", "FETCH_", "MAX_", "MODEL_")
 
 
 class SettingsError(ValueError):
-    """Say in one sentence which environment variable is wrong, and how."""
+    """One sentence that says which environment variables are wrong, and how."""
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A key that callers send, the name it has in the log, and how many pictures it may have under way at once."""
+
+    key: str = field(repr=False)
+    name: str = "unnamed"
+    limit: int | None = None
 
 
 class Settings(BaseSettings):
-    """Hold the settings; each field is the environment variable of the same name in capitals."""
+    """All settings; each field is the environment variable of the same name in capitals."""
 
-    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        frozen=True, env_ignore_empty=True, extra="ignore", hide_input_in_errors=True, str_strip_whitespace=True
+    )
 
-    model_id: str = Field(BLIP_BASE, description="hub name or folder of the BLIP model")
-    model_revision: str | None = Field(None, description="commit, tag or branch of a hub model; BLIP-base is pinned")
+    model_id: str = Field(BLIP_BASE, min_length=1, description="hub name or folder of the BLIP model")
+    model_revision: str | None = Field(
+        None, min_length=1, description="commit, tag or branch of a hub model; BLIP-base is pinned"
+    )
     engine: EngineName = Field("torch", description="what runs the model; int8 serves an export")
     num_threads: int = Field(0, ge=0, le=256, description="threads of the model; 0: the container's CPUs, shared out")
     web_concurrency: int = Field(1, ge=1, le=64, description="gunicorn workers; each loads its own model")
+    host: str = Field("0.0.0.0", description="address that gunicorn listens on; `::` is IPv4 and IPv6")  # noqa: S104
     port: int = Field(8000, ge=0, le=65535, description="port that gunicorn listens on")
 
     max_new_tokens: int = Field(
@@ -76,8 +100,10 @@ class Settings(BaseSettings):
         description="memory for decoding at once; pictures wait for it, or are refused if they need more",
     )
 
-    api_keys: Annotated[frozenset[str], NoDecode] = Field(
-        frozenset(), description="comma-separated keys, one of which a caption then needs; empty: open to all"
+    api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = Field(
+        (),
+        description="comma-separated keys, `key` or `name:key` or `name:key@pictures`, one of which a caption then "
+        "needs; none: open to all",
     )
     cors_origins: Annotated[frozenset[str], NoDecode] = Field(
         frozenset(), description="comma-separated origins whose pages may ask from the browser; * is any"
@@ -123,14 +149,38 @@ class Settings(BaseSettings):
         if value.strip() == "*":
             return None
         ports = _split(value)
-        if not ports or not all(port.isascii() and port.isdigit() and 0 < int(port) < 65536 for port in ports):
+        if not all(port.isascii() and port.isdigit() and 0 < int(port) < 65536 for port in ports):
             raise ValueError("must be ports separated by commas, or *")
         return frozenset(map(int, ports))
 
     @field_validator("api_keys", mode="before")
     @classmethod
     def _split_keys(cls, value: Any) -> Any:
-        return frozenset(_split(value)) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        matches = [_API_KEY.fullmatch(part) for part in _split(value)]
+        keys = [
+            ApiKey(match["key"], match["name"] or "unnamed", int(match["limit"]) if match["limit"] else None)
+            for match in matches
+            if match
+        ]
+        if len(keys) < len(matches):
+            raise ValueError("must be key, name:key or name:key@pictures, separated by commas, in visible ASCII")
+        names = [key.name for key in keys if key.name != "unnamed"]
+        if len({key.key for key in keys}) < len(keys) or len(set(names)) < len(names):
+            raise ValueError("names a key or a name twice")
+        return tuple(keys)
+
+    @field_validator("host")
+    @classmethod
+    def _check_host(cls, value: str) -> str:
+        host = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+        try:
+            ip_address(host)
+        except ValueError:
+            if not _HOST_NAME.fullmatch(value):
+                raise ValueError("must be an IP address or a host name, without a port") from None
+        return host
 
     @field_validator("cache_url")
     @classmethod
@@ -150,6 +200,11 @@ class Settings(BaseSettings):
         if not all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in origins):
             raise ValueError("must be origins such as https://example.com separated by commas, or *")
         return origins
+
+    @property
+    def bind(self) -> str:
+        """Return the address and port to listen on, as gunicorn wants it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def revision(self) -> str | None:
@@ -198,8 +253,22 @@ def load_settings() -> Settings:
         raise SettingsError("Bad settings. " + "; ".join(problems) + ".") from None
 
 
+def misspelt_settings(variables: Iterable[str]) -> dict[str, str]:
+    """Return the environment's variables that are no settings but look like one, each with the nearest setting."""
+    settings = [name.upper() for name in Settings.model_fields]
+    nearest = {}
+    for variable in variables:
+        cutoff = 0.5 if variable.upper().startswith(_PREFIXES) else 0.85
+        if variable.upper() not in settings and (found := get_close_matches(variable.upper(), settings, 1, cutoff)):
+            nearest[variable] = found[0]
+    return nearest
+
+
 def _split(value: str) -> list[str]:
-    return [part.strip() for part in value.split(",") if part.strip()]
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    if not parts:
+        raise ValueError("is set, but to nothing; set a value, or leave the variable out")
+    return parts
 
 
 def _is_cache_url(url: str) -> bool:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from captioning.settings import BLIP_BASE_REVISION, Settings, SettingsError, load_settings
+from captioning.settings import BLIP_BASE_REVISION, ApiKey, Settings, SettingsError, load_settings, misspelt_settings
 from tests.conftest import ROOT
 
 
@@ -32,6 +32,28 @@ def settings_with(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Settin
         ("ENGINE", "tensorflow"),
         ("LOG_LEVEL", "LOUD"),
         ("PORT", "http"),
+        ("HOST", "0.0.0.0:8000"),
+        ("HOST", "http://localhost"),
+        ("HOST", "local host"),
+        ("HOST", "[::1"),
+        ("HOST", "unix:/run/socket"),
+        ("MODEL_ID", "  "),
+        ("MODEL_REVISION", " "),
+        ("API_KEYS", " , "),
+        ("API_KEYS", ","),
+        ("API_KEYS", " "),
+        ("API_KEYS", "clé"),
+        ("API_KEYS", "a b"),
+        ("API_KEYS", "gateway:"),
+        ("API_KEYS", ":key"),
+        ("API_KEYS", "gateway:key@"),
+        ("API_KEYS", "gateway:key@0"),
+        ("API_KEYS", "gateway:key@many"),
+        ("API_KEYS", "gateway:a,gateway:b"),
+        ("API_KEYS", "gateway:a,batch:a"),
+        ("CORS_ORIGINS", ","),
+        ("FETCH_ALLOWED_PORTS", " , "),
+        ("CACHE_URL", " "),
         ("CACHE_MAX_ENTRIES", "-1"),
         ("CACHE_TTL_S", "0"),
         ("CACHE_TTL_S", "inf"),
@@ -97,8 +119,60 @@ def test_booleans_mean_what_they_say(monkeypatch: pytest.MonkeyPatch, text: str,
 def test_lists_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_with(monkeypatch, FETCH_ALLOWED_PORTS="80, 8080", API_KEYS=" a ,b,")
     assert settings.fetch_allowed_ports == frozenset({80, 8080})
-    assert settings.api_keys == frozenset({"a", "b"})
+    assert settings.api_keys == (ApiKey("a"), ApiKey("b"))
     assert settings_with(monkeypatch, FETCH_ALLOWED_PORTS="*").fetch_allowed_ports is None
+
+
+def test_keys_may_have_a_name_and_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = "q0Zx/+w3kA=="  # as `openssl rand -base64` and Render make them
+    settings = settings_with(monkeypatch, API_KEYS=f"{plain}, gateway:s3cret@8,nightly.batch:other-s3cret")
+    assert settings.api_keys == (
+        ApiKey(plain),
+        ApiKey("s3cret", name="gateway", limit=8),
+        ApiKey("other-s3cret", name="nightly.batch"),
+    )
+    assert "s3cret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("host", "bind"),
+    [
+        ("127.0.0.1", "127.0.0.1:8000"),
+        ("::", "[::]:8000"),
+        ("[::1]", "[::1]:8000"),
+        ("localhost", "localhost:8000"),
+        ("captioning.internal", "captioning.internal:8000"),
+    ],
+)
+def test_the_host_is_an_address_or_a_name(monkeypatch: pytest.MonkeyPatch, host: str, bind: str) -> None:
+    assert settings_with(monkeypatch, HOST=host).bind == bind
+
+
+def test_misspelt_settings_are_found_and_others_are_left_alone() -> None:
+    misspelt = {
+        "MAX_CONCURENT_REQUESTS": "MAX_CONCURRENT_REQUESTS",
+        "max_concurrent_request": "MAX_CONCURRENT_REQUESTS",
+        "API_KEY": "API_KEYS",
+        "MODELID": "MODEL_ID",
+        "MODEL_NAME": "MODEL_ID",
+        "NUM_THREAD": "NUM_THREADS",
+        "FETCH_TIMEOUT": "FETCH_TIMEOUT_S",
+        "CACHE_TTL": "CACHE_TTL_S",
+        "CACHE_REDIS_URL": "CACHE_URL",
+        "BATCH_SIZE": "BATCH_MAX_SIZE",
+        "CORS_ORIGIN": "CORS_ORIGINS",
+        "LOGLEVEL": "LOG_LEVEL",
+        "WEB_CONCURENCY": "WEB_CONCURRENCY",
+    }
+    others = [
+        "HOME", "HOSTNAME", "PATH", "PYTHONPATH", "NODE_ENV",
+        "LANG", "SHELL", "TERM", "PWD", "LOGNAME",
+        "HF_HOME", "HF_TOKEN", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "RENDER_SERVICE_ID",
+        "GUNICORN_CMD_ARGS", "XDG_CACHE_HOME", "PIP_CACHE_DIR", "REDIS_URL", "DATABASE_URL",
+        "PYTHONUNBUFFERED", "SSL_CERT_FILE", "HTTPS_PROXY", "KUBERNETES_SERVICE_PORT", "HOST",
+        "model_id", "PORT",
+    ]  # fmt: skip
+    assert misspelt_settings([*misspelt, *others]) == misspelt
 
 
 def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +199,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
 
 
 def shown(default: object) -> str:
-    if default is None or default == frozenset():
+    if default in (None, frozenset(), ()):
         return "none"
     if isinstance(default, frozenset):
         return "`" + ",".join(map(str, sorted(default))) + "`"

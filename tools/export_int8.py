@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from captioning.model.hub import ModelLoadError
 from captioning.model.int8.manifest import MANIFEST, Manifest
 from captioning.model.int8.sessions import prepack
 from captioning.model.preprocessor import Preprocessor
 from captioning.settings import Settings
-from model_loader import ModelLoadError, local_folder
+from model_loader import local_folder
 from tools.int8_graphs import Array, Sizes, Weights, build_decoder, build_encoder
 
 UNUSED = ("position_ids", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias")  # constants and tied copies

@@ -36,7 +36,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._requests = self._counter("requests", "Requests answered.", "route", "method", "status", "code")
+        self._requests = self._counter("requests", "Requests answered.", "route", "method", "status", "code", "api_key")
         self._request_seconds = self._histogram(
             "request_seconds", "From a request's arrival to its answer.", _SECONDS, "route", "status_class"
         )
@@ -87,10 +87,10 @@ class Metrics:
             self._cache_lookups.labels(result)
         threading.Thread(target=self._keep_reading, name="metrics", daemon=True).start()
 
-    def observe_request(self, *, route: str, method: str, status: int, code: str, seconds: float) -> None:
-        """Count an answered request; ``route`` is a rule, never a path."""
+    def observe_request(self, *, route: str, method: str, status: int, code: str, api_key: str, seconds: float) -> None:
+        """Count an answered request; ``route`` is a rule, never a path, and ``api_key`` a name from the settings."""
         method = method if method in _METHODS else "other"
-        self._requests.labels(route, method, str(status), code).inc()
+        self._requests.labels(route, method, str(status), code, api_key).inc()
         self._request_seconds.labels(route, f"{status // 100}xx").observe(seconds)
 
     def observe_picture(self, trace: Trace) -> None:

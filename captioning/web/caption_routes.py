@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 import logging
 import math
@@ -13,13 +12,14 @@ from contextlib import ExitStack
 from flask import Blueprint, Response, g, jsonify, request
 
 from captioning.deadline import Deadline
-from captioning.errors import ShuttingDown, Unauthorized
+from captioning.errors import ShuttingDown
 from captioning.limits import Admission, MemoryBudget, MemoryHold
 from captioning.model.engine import GenerationOptions
 from captioning.pipeline import Model, Pipeline
 from captioning.settings import Settings
 from captioning.trace import Trace
 from captioning.web.answers import CaptionAnswer, CaptionLine, CaptionsAnswer, PictureError, PictureErrorLine
+from captioning.web.api_keys import ApiKeys
 from captioning.web.body import read_body
 from captioning.web.bulk import each_as_admitted
 from captioning.web.caption_request import parse_caption_request, parse_captions_request
@@ -39,15 +39,16 @@ def caption_routes(
 ) -> Blueprint:
     """Make the routes that answer pictures with captions; ``on_picture`` is told of each, captioned or not."""
     routes = Blueprint("captions", __name__)
+    api_keys = ApiKeys(settings.api_keys, admission)
     encoded = MemoryBudget(settings.encoded_memory_bytes)
     defaults = GenerationOptions(max_new_tokens=settings.max_new_tokens, num_beams=settings.num_beams)
 
     @routes.post("/local-caption")
     def local_caption() -> Response:
-        _authorize(settings.api_keys)
+        permits = api_keys.check(request)
         check_open()
         deadline = request_deadline(request, settings.request_timeout_s)
-        with admission.permit(model.expected_wait_s), encoded.hold(deadline) as memory:
+        with permits.permit(model.expected_wait_s), encoded.hold(deadline) as memory:
             body = read_body(request, max_bytes=settings.max_body_bytes, deadline=deadline, memory=memory)
             asked = parse_caption_request(request, body, defaults, max_image_bytes=settings.max_image_bytes)
             g.trace = Trace()
@@ -56,12 +57,12 @@ def caption_routes(
 
     @routes.post("/local-captions")
     def local_captions() -> Response:
-        _authorize(settings.api_keys)
+        permits = api_keys.check(request)
         check_open()
         deadline = request_deadline(request, settings.request_timeout_s)
         caller = request_deadline(request, math.inf)  # how long is waited for all of them, if the caller says so
         with ExitStack() as held:
-            held.enter_context(admission.permit(model.expected_wait_s))
+            held.enter_context(permits.permit(model.expected_wait_s))
             memory = held.enter_context(encoded.hold(deadline))
             body = read_body(request, max_bytes=settings.max_body_bytes, deadline=deadline, memory=memory)
             asked = parse_captions_request(request, body, defaults)
@@ -73,7 +74,7 @@ def caption_routes(
                 with encoded.hold(deadline) as memory:
                     return caption(source, asked.options, deadline, memory, Trace())
 
-            done = each_as_admitted(asked.image_urls, caption_one, admission=admission, at_once=settings.bulk_at_once)
+            done = each_as_admitted(asked.image_urls, caption_one, admission=permits, at_once=settings.bulk_at_once)
             if "application/x-ndjson" in request.accept_mimetypes.values():
                 response = Response(_lines(done, g.request_id), mimetype="application/x-ndjson")
                 response.call_on_close(held.pop_all().close)
@@ -116,14 +117,3 @@ def _answer(index: int, future: Future[str], request_id: str) -> CaptionAnswer |
         extra={"request_id": request_id, "code": known.code, "error": known.message, "detail": known.detail},
     )
     return PictureError(error=known.message, code=known.code)
-
-
-def _authorize(api_keys: frozenset[str]) -> None:
-    if not api_keys:
-        return
-    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    given = key.strip().encode()
-    # Every key is compared, each in constant time: how long it takes tells nothing about any of them.
-    matches = [hmac.compare_digest(given, known.encode()) for known in api_keys]
-    if scheme.lower() != "bearer" or not any(matches):
-        raise Unauthorized

@@ -8,6 +8,7 @@ from flask import Blueprint, Flask, Response, g, request
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from captioning.observe.metrics import Metrics
+from captioning.web.api_keys import api_key_name
 from captioning.web.request_log import error_code, route_of_request
 
 
@@ -21,6 +22,7 @@ def measure_requests(app: Flask, metrics: Metrics) -> None:
             method=request.method,
             status=response.status_code,
             code=error_code(),
+            api_key=api_key_name() or "none",
             seconds=time.monotonic() - g.started,
         )
         return response

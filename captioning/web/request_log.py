@@ -11,6 +11,8 @@ from typing import Any
 from flask import Flask, Response, g, request
 
 from captioning.trace import Trace
+from captioning.web.api_keys import api_key_name
+from captioning.web.trace_context import trace_fields
 
 log = logging.getLogger("captioning.requests")
 
@@ -27,6 +29,7 @@ def identify_requests(app: Flask) -> None:
     def take_request_id() -> None:
         g.started = time.monotonic()
         given = request.headers.get("X-Request-Id", "")
+        g.trace_context = trace_fields(request.headers.get("traceparent", ""))
         g.request_id = given if _SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
     @app.after_request
@@ -67,6 +70,8 @@ def _log_request(response: Response) -> None:
         response.status_code,
         extra={
             "request_id": g.request_id,
+            **g.trace_context,
+            **({"api_key": name} if (name := api_key_name()) else {}),
             "method": request.method,
             "route": route,
             "status": response.status_code,

@@ -16,10 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from captioning.model.engine import GenerationOptions
+from captioning.model.hub import ModelLoadError
 from captioning.model.int8.engine import Int8Engine
 from captioning.model.int8.manifest import FORMAT_VERSION, Manifest
 from captioning.settings import Settings
-from model_loader import ModelLoadError, load_engine
+from model_loader import load_engine
 from tests.conftest import EMOJI_MODEL, ROOT
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,9 +20,10 @@ from safetensors.torch import load_file
 from captioning.errors import ModelFailed, ModelLoading
 from captioning.model.batcher import Batcher
 from captioning.model.engine import Engine
+from captioning.model.hub import ModelLoadError
 from captioning.settings import Settings
-from model_loader import Captioner, ModelLoadError, load_engine, local_folder
-from tests.conftest import EMOJI_MODEL, SAMPLES, Service
+from model_loader import Captioner, load_engine, local_folder
+from tests.conftest import EMOJI_MODEL, ROOT, SAMPLES, Service
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PICTURE = SAMPLES[0].read_bytes()
@@ -121,6 +125,25 @@ def test_a_hub_model_is_downloaded_once_and_only_what_is_needed(
     again = start_service(**environment).wait_until_ready()
     assert again.upload(PICTURE).json() == {"output": CAPTION}
     assert again.stop() == 0
+
+
+def test_files_that_cannot_be_stored_are_said_to_be_that(hub: Hub, tmp_path: Path) -> None:
+    """The same sentence as for a full disk: only the system's words differ."""
+    (tmp_path / "home").write_text("a file where the folder should be")
+    environment = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url, "MODEL_ID": "someone/blip"}
+    ran = subprocess.run(
+        [sys.executable, "-m", "model_loader"],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert "the files cannot be stored (Not a directory: " in ran.stderr
+    assert "set HF_HOME to a folder that has room" in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_weights_that_are_not_all_there_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""What the log says once, at the start: the settings in force, and what in the environment looks like a mistake."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from captioning.settings import Settings, misspelt_settings
+
+log = logging.getLogger("captioning.start")
+
+
+def log_start(settings: Settings, environment: Mapping[str, str], addresses: Sequence[str], workers: int) -> None:
+    """Log what is in force, one line, and a warning for each likely mistake.
+
+    ``addresses`` and ``workers`` are gunicorn's: GUNICORN_CMD_ARGS and the command line outrank the settings.
+    """
+    log.info(
+        "Starting.",
+        extra={
+            "model": settings.model_id,
+            "revision": settings.revision,
+            "engine": settings.engine,
+            "threads": settings.model_threads,
+            "workers": workers,
+            "listens_on": ", ".join(addresses),
+            "requests": settings.max_concurrent_requests,
+            "downloads": settings.max_concurrent_downloads,
+            "encoded_bytes": settings.encoded_memory_bytes,
+            "decode_bytes": settings.decode_memory_bytes,
+            "cache_entries": settings.cache_max_entries,
+            "shared_cache": settings.cache_url is not None,
+            "api_keys": len(settings.api_keys),
+        },
+    )
+    for name, nearest in misspelt_settings(environment).items():
+        log.warning("%s is not a setting of this service and has no effect. Is %s meant?", name, nearest)
+    if not settings.api_keys:
+        log.warning("API_KEYS is not set: whoever reaches this address may ask for captions.")

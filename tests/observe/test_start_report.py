@@ -1,0 +1,63 @@
+"""What the service says of itself at the start: what is in force, and what looks like a mistake."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import requests
+
+from tests.conftest import EMOJI_MODEL, Service, wait_until
+
+
+def start_lines(service: Service) -> list[dict[str, Any]]:
+    """Return what was logged at the start, once that is all there."""
+
+    def lines() -> list[dict[str, Any]]:
+        logged = [json.loads(line) for line in service.log.read_text().splitlines() if line.startswith("{")]
+        return [line for line in logged if line["logger"] in ("captioning.start", "gunicorn.error")]
+
+    wait_until(lambda: any("Booting worker" in line["message"] for line in lines()))
+    return [line for line in lines() if line["logger"] == "captioning.start"]
+
+
+def test_one_line_at_the_start_says_what_is_in_force(start_service: Callable[..., Service]) -> None:
+    """The address is the one that is really listened on: here an IPv6 one, which can be reached."""
+    service = start_service(HOST="::1", NUM_THREADS="1", API_KEYS="gateway:s3cret", WEB_CONCURRENCY="2")
+    (line,) = start_lines(service)
+    expected = {
+        "level": "INFO",
+        "model": str(EMOJI_MODEL),
+        "revision": None,
+        "engine": "torch",
+        "threads": 1,
+        "workers": 2,
+        "listens_on": f"[::1]:{service.port}",
+        "requests": 64,
+        "api_keys": 1,
+    }
+    assert {name: line[name] for name in expected} == expected
+    assert "s3cret" not in service.log.read_text()
+    wait_until(lambda: is_there(f"http://[::1]:{service.port}/healthz"))
+
+
+def is_there(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=5).ok
+    except requests.ConnectionError:
+        return False
+
+
+def test_what_looks_like_a_mistake_is_a_warning_at_the_start(start_service: Callable[..., Service]) -> None:
+    service = start_service(MAX_CONCURENT_REQUESTS="8", NODE_ENV="production", GUNICORN_CMD_ARGS="--workers 1")
+    started, *warnings = start_lines(service)
+    assert started["requests"] == 64
+    assert [(line["level"], line["message"]) for line in warnings] == [
+        (
+            "WARNING",
+            "MAX_CONCURENT_REQUESTS is not a setting of this service and has no effect. "
+            "Is MAX_CONCURRENT_REQUESTS meant?",
+        ),
+        ("WARNING", "API_KEYS is not set: whoever reaches this address may ask for captions."),
+    ]
