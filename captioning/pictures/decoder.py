@@ -49,7 +49,8 @@ JPEG_DRAFT_FACTOR = 3
 
 ROWS_NEEDED = 0.9
 """Of a picture whose end is missing, the share of its rows that must be there."""
-_FILLERS = (b"\0", b"\xff")
+_FILLERS = (b"\xaa", b"\0", b"\1", b"\x5a")
+"""What stands in for a missing end. Two are needed; decoders of AVIF and WebP take some of them for errors."""
 
 # Corrupt EXIF and TIFF tags are common in sound pictures. Pillow warns about each with texts taken from the
 # file, which the registry of warnings would keep for ever. A filter that is set once is thread-safe, which
@@ -133,28 +134,35 @@ class OpenedImage:
         """
         image, self._image = self._image, None
         assert image is not None
-        if self._is_cut:
-            return self._decode_cut()
-        try:
-            with translated_errors():
+        if not self._is_cut:
+            with suppress(CorruptImage), translated_errors():
                 return DecodedImage(image)
-        except CorruptImage:
-            del image
-            return self._decode_cut()
+        # The memory of what failed is free by now.
+        del image
+        return self._decode_cut()
 
     def _decode_cut(self) -> DecodedImage:
         """Decode twice, with different things in place of what is missing.
 
         Raises CorruptImage where too few of the rows agree.
         """
-        with translated_errors():
-            rows = DecodedImage(self._drafted(self._opened(_FILLERS[1])), ground=1).row_checksums()
-            picture = DecodedImage(self._drafted(self._opened(_FILLERS[0])), ground=0)
+        rows: list[int] | None = None
+        for ground, filler in enumerate(_FILLERS):
+            try:
+                with translated_errors():
+                    picture = DecodedImage(self._drafted(self._opened(filler)), ground=ground)
+            except CorruptImage:
+                continue
+            if rows is None:
+                rows = picture.row_checksums()
+                del picture
+                continue
             pairs = zip(rows, picture.row_checksums(), strict=True)
             there = next((row for row, (one, other) in enumerate(pairs) if one != other), len(rows))
-        if there < ROWS_NEEDED * len(rows):
-            raise CorruptImage(detail=f"{there} of {len(rows)} rows are there")
-        return picture
+            if there < ROWS_NEEDED * len(rows):
+                raise CorruptImage(detail=f"{there} of {len(rows)} rows are there")
+            return picture
+        raise CorruptImage(detail="it cannot be decoded with anything in place of its end")
 
     def _drafted(self, image: ImageFile) -> ImageFile:
         if isinstance(image, JpegImageFile) and self._draft_size is not None:

@@ -28,7 +28,7 @@ MAX_PARTS = 100_000
 MAX_SCANS = 100
 """Of a JPEG: each is a pass over the whole picture, for as little as 100 bytes; encoders make 3 to 20."""
 MISSING_SHARE = 10
-"""At most a tenth of the data is made up where it is missing."""
+"""At most a tenth of samples that are stored plainly is made up where they are missing."""
 _MAX_TEXT_BYTES = 2**20
 
 
@@ -151,7 +151,7 @@ def jpeg(data: bytes, filler: bytes) -> bytes:
         kept.append(b"\xff\xd9")
     elif filler and _has_all_scans(scans):
         # libjpeg takes the rest for grey; or it is made of what is no sensible samples.
-        kept.append((_NOISE if filler == b"\xff" else b"") + b"\xff\xd9")
+        kept.append((_NOISE if filler != b"\0" else b"") + b"\xff\xd9")
     return b"".join([b"\xff\xd8", *colours.values(), *kept])
 
 
@@ -184,10 +184,10 @@ def webp(data: bytes, filler: bytes) -> bytes:
         kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         body = data[at + 8 : at + 8 + size]
         if kind in _WEBP_PIXELS:
-            missing = size - len(body)
-            if 0 < missing <= size // MISSING_SHARE:
-                body += filler * missing
-            kept.setdefault(kind, _riff_chunk(kind, body, size))
+            if 0 < size - len(body) <= size // MISSING_SHARE:
+                # More than is missing: what stands in for it may be read faster.
+                body += filler * (size // MISSING_SHARE)
+            kept.setdefault(kind, _riff_chunk(kind, body, max(size, len(body))))
         elif kind in _WEBP_ORIENTATIONS:
             orientations.setdefault(kind, _WEBP_ORIENTATIONS[kind](body))
         elif not kind:
@@ -343,6 +343,7 @@ def avif(data: bytes, filler: bytes) -> bytes:
         box = data[at:end]
         parts.append(_METADATA_ITEM.sub(rb"\1skip", box) if kind == b"meta" else box)
         at = end
-    missing = at - len(data)
-    parts.append(filler * missing if 0 < missing <= len(data) // MISSING_SHARE else data[at:])
+    # Of an animation much may be missing that the first frame does not need.
+    parts.append(filler * (at - len(data)) if at <= 2 * len(data) else b"")
+    parts.append(data[at:])
     return b"".join(parts)

@@ -12,7 +12,11 @@ from tests.decoder_process import DecoderProcess
 from tests.mutations import mended, mutated, number_fields, segments
 from tests.sample_pictures import LARGE_SAMPLES, RARE_SAMPLES, SAMPLES
 
-pytestmark = pytest.mark.fuzz
+pytestmark = [
+    pytest.mark.fuzz,
+    # A failing example is large; the warning about it would hide it.
+    pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning"),
+]
 
 PICTURES = {**SAMPLES, **RARE_SAMPLES, **LARGE_SAMPLES}
 MAX_PIXELS = 4_000_000
