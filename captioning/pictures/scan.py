@@ -184,7 +184,7 @@ def webp(data: bytes, filler: bytes) -> bytes:
         kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         body = data[at + 8 : at + 8 + size]
         if kind in _WEBP_PIXELS:
-            if 0 < size - len(body) <= size // MISSING_SHARE:
+            if kind != b"VP8X" and 0 < size - len(body) <= size // MISSING_SHARE:
                 # More than is missing: what stands in for it may be read faster.
                 body += filler * (size // MISSING_SHARE)
             kept.setdefault(kind, _riff_chunk(kind, body, max(size, len(body))))
