@@ -18,7 +18,8 @@ CaptioningError
 │   ├── ImageNotFound             422 image_not_found
 │   ├── UnsupportedImage          422 unsupported_image
 │   ├── CorruptImage              422 corrupt_image
-│   └── TooManyPixels             422 too_many_pixels
+│   ├── TooManyPixels             422 too_many_pixels
+│   └── ImageTooCostly            422 image_too_costly
 ├── Overloaded                    429 overloaded
 ├── InternalError                 500 internal_error
 ├── ImageFetchFailed              502 image_fetch_failed
@@ -189,6 +190,15 @@ class TooManyPixels(UnusableImage):
 
     code = "too_many_pixels"
     sentence = "The image has too many pixels."
+
+
+class ImageTooCostly(UnusableImage):
+    """Decoding the picture was ended, because it takes more than one picture may."""
+
+    code = "image_too_costly"
+    sentence = (
+        "Decoding this image takes more memory or time than the service has for one; save it as a plain JPEG or PNG."
+    )
 
 
 class Overloaded(CaptioningError):

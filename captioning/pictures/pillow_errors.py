@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from PIL import Image, ImageCms
 
-from captioning.errors import CorruptImage, TooManyPixels, UnsupportedImage
+from captioning.errors import CorruptImage, ImageTooCostly, TooManyPixels, UnsupportedImage
 
 # What Pillow raises on hostile input, by cause. Its readers check little, so a byte that is missing or out of
 # range surfaces as whatever Python operation met it first; MemoryError and the bomb errors are told apart.
@@ -36,11 +36,13 @@ _DAMAGED_OR_UNSUPPORTED = re.compile(r"unknown (pixel mode|data organization)")
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Turn whatever Pillow raises inside into UnsupportedImage, CorruptImage or TooManyPixels."""
+    """Turn whatever Pillow raises inside into one of UnusableImage."""
     try:
         yield
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooManyPixels(detail=repr(error)) from error
+    except MemoryError as error:
+        raise ImageTooCostly(detail=repr(error)) from error
     except PILLOW_ERRORS as error:
         if _UNSUPPORTED.search(str(error)):
             raise UnsupportedImage(detail=repr(error)) from error
