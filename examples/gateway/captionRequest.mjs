@@ -20,7 +20,7 @@ export async function readCaptionRequest(req, maxBodyBytes, signal) {
   const body = await readBody(req, maxBodyBytes, signal);
   const query = new URLSearchParams(req.url?.split("?")[1]);
   const { imageUrl, prompt, maxNewTokens, numBeams } = isImage ? Object.fromEntries(query) : parseJson(body);
-  return { picture: isImage ? { image: body, contentType } : { imageUrl }, options: { prompt, maxNewTokens, numBeams } };
+  return { picture: isImage ? body : imageUrl, options: { prompt, maxNewTokens, numBeams } };
 }
 
 /**

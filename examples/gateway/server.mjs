@@ -1,8 +1,8 @@
 // @ts-check
 /** A gateway in front of the captioning service: POST /captions for callers of its own, and GET /healthz. */
 import { createServer } from "node:http";
+import { CaptionClient, saneRequestId } from "smartscan-captions";
 import { BoundedQueue } from "./boundedQueue.mjs";
-import { CaptionClient, saneRequestId } from "./captionClient.mjs";
 import { readCaptionRequest } from "./captionRequest.mjs";
 import { Refusal, toRefusal } from "./refusals.mjs";
 
@@ -144,4 +144,8 @@ function endIfDone() {
 }
 
 for (const signal of ["SIGTERM", "SIGINT"]) process.once(signal, stopServing);
+server.on("error", (error) => {
+  const taken = "code" in error && error.code === "EADDRINUSE";
+  end(taken ? `PORT: ${port} is taken; set another one.` : `PORT: ${port} cannot be used: ${error.message}.`);
+});
 server.listen(port, () => log({ event: "listening", port: Object(server.address()).port, serviceUrl }));

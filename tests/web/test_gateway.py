@@ -9,11 +9,12 @@ import shlex
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import cycle, islice
+from itertools import count, cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +80,11 @@ class Gateway:
 StartGateway = Callable[..., Gateway]
 
 
-@pytest.fixture(scope="session")
-def node() -> str:
-    """Find a Node that is new enough."""
-    path = required_program("node")
-    version = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    if int(version.removeprefix("v").split(".")[0]) < 20:
-        give_up = pytest.fail if os.environ.get("REQUIRE_ALL_TESTS") else pytest.skip
-        give_up(f"node is {version}; the gateway needs 20 or newer")
-    return path
+@pytest.fixture(scope="module", autouse=True)
+def installed_gateway(node: str) -> None:
+    """Link clients/node into the gateway, as `npm install` does; it takes nothing from elsewhere."""
+    npm = [required_program("npm"), "ci", "--offline", "--no-audit", "--no-fund"]
+    subprocess.run(npm, cwd=GATEWAY, capture_output=True, check=True, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -166,10 +163,42 @@ class Callers:
         assert [answer.json()["output"] for answer in answers] == [captions[sample] for sample in self.samples]
 
 
+class SteadyCallers:
+    """Send distinct pictures through a gateway, one after another and several at once, until `check` is called."""
+
+    def __init__(self, gateway: Gateway, name: str) -> None:
+        self._enough = threading.Event()
+        self._numbers = count()
+        self._answers: list[tuple[Path, requests.Response]] = []
+        self._pool = ThreadPoolExecutor(2 * CAPACITY)
+        self._callers = [self._pool.submit(self._send, gateway, name) for _ in range(2 * CAPACITY)]
+
+    def _send(self, gateway: Gateway, name: str) -> None:
+        while not self._enough.is_set():
+            number = next(self._numbers)
+            sample = SAMPLES[number % len(SAMPLES)]
+            self._answers.append((sample, gateway.upload(with_comment(sample.read_bytes(), f"{name} {number}"))))
+
+    def wait_for_more(self, answers: int) -> None:
+        """Wait until so many more are answered."""
+        enough = len(self._answers) + answers
+        wait_until(lambda: len(self._answers) >= enough, timeout_s=120)
+
+    def check(self, captions: dict[Path, str]) -> None:
+        """Send no more, and see that each is answered with the caption of its own picture."""
+        self._enough.set()
+        for caller in self._callers:
+            caller.result()
+        assert {answer.status_code for _, answer in self._answers} == {200}
+        assert all(answer.json()["output"] == captions[sample] for sample, answer in self._answers)
+
+
 def test_the_modules_pass_their_own_tests(node: str) -> None:
-    ran = subprocess.run([node, "--test"], cwd=GATEWAY, capture_output=True, text=True, timeout=120)
+    ran = subprocess.run(
+        [node, "--test", "--test-reporter=tap"], cwd=GATEWAY, capture_output=True, text=True, timeout=120
+    )
     assert ran.returncode == 0, ran.stdout
-    assert re.search(r"^# pass [1-9]\d+$", ran.stdout, re.MULTILINE)
+    assert re.search(r"^# pass [1-9]\d*$", ran.stdout, re.MULTILINE)
     assert re.search(r"^# skipped 0$", ran.stdout, re.MULTILINE)
 
 
@@ -218,6 +247,7 @@ def test_a_request_id_is_found_in_both_answers_and_both_logs(gateway: Gateway, s
     [
         ({"json": {"imageUrl": "ftp://example.com/a.png"}}, 400, "invalid_image_url"),
         ({"json": {"imageUrl": "IMAGES/samples/one-1.jpg", "numBeams": 6}}, 400, "invalid_parameter"),
+        ({"json": {"imageUrl": "IMAGES/samples/one-1.jpg", "numBeams": ["6"]}}, 400, "invalid_parameter"),
         ({"json": {"url": "IMAGES/samples/one-1.jpg"}}, 400, "invalid_json"),
         ({"json": ["IMAGES/samples/one-1.jpg"]}, 400, "invalid_json"),
         ({"data": b"{", "headers": {"Content-Type": "application/json"}}, 400, "invalid_json"),
@@ -256,6 +286,14 @@ def test_without_a_service_the_answer_comes_all_the_same(start_gateway: StartGat
     answer = gateway.upload(SAMPLES[0].read_bytes())
     assert (answer.status_code, answer.json()["code"]) == (502, "connection_failed")
     assert answer.headers["Retry-After"] == "1"
+    assert re.search(r"failed: .*ECONNREFUSED 127\.0\.0\.1:\d+\.$", gateway.wait_for(status=502)["cause"])
+
+
+def test_a_port_that_is_taken_is_said_in_one_line(node: str, gateway: Gateway) -> None:
+    environment = {**os.environ, "PORT": str(gateway.port)}
+    ran = subprocess.run([node, "server.mjs"], cwd=GATEWAY, env=environment, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr == f"PORT: {gateway.port} is taken; set another one.\n"
 
 
 @pytest.mark.parametrize("name", ["PORT", "MAX_CONCURRENT", "CAPTION_TIMEOUT_MS", "CAPTION_SERVICE_URL"])
@@ -316,23 +354,30 @@ def test_a_service_that_is_restarted_loses_nothing(
 ) -> None:
     first = start_small_service().wait_until_ready()
     gateway = start_gateway(first.url, MAX_CONCURRENT=str(CAPACITY), **PATIENT)
-    callers = Callers(gateway, 100, "restart")
-    wait_until(lambda: 5 <= callers.answered() < 50)
+    callers = SteadyCallers(gateway, "restart")
+    callers.wait_for_more(5)
     assert first.stop() == 0
     start_small_service(PORT=str(first.port))
+    callers.wait_for_more(3 * CAPACITY)  # more than were under way
     callers.check(captions)
+    assert asked_again(gateway)
 
 
 def test_a_worker_that_is_killed_loses_nothing(
     start_gateway: StartGateway, small_service: Service, captions: dict[Path, str]
 ) -> None:
     gateway = start_gateway(small_service.url, MAX_CONCURRENT=str(CAPACITY), **PATIENT)
-    callers = Callers(gateway, 100, "kill")
-    wait_until(lambda: 5 <= callers.answered() < 50)
+    callers = SteadyCallers(gateway, "kill")
+    callers.wait_for_more(5)
     for worker in small_service.worker_pids():
         os.kill(worker, signal.SIGKILL)
+    callers.wait_for_more(3 * CAPACITY)
     callers.check(captions)
-    assert max(entry["attempts"] for entry in gateway.entries() if entry.get("status") == 200) > 1
+    assert asked_again(gateway)
+
+
+def asked_again(gateway: Gateway) -> bool:
+    return any(entry["attempts"] > 1 for entry in gateway.entries() if entry.get("status") == 200)
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])

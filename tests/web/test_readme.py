@@ -46,7 +46,9 @@ def test_the_readmes_lines_for_node_print_what_they_say(documented_service: Serv
     [script] = re.findall(r"```js\n(.*?)```", README.read_text(), re.DOTALL)
     ran = subprocess.run(
         [required_program("node"), "--input-type=module"],
-        input=script.replace("localhost:8000", f"127.0.0.1:{documented_service.port}"),
+        input=script.replace("localhost:8000", f"127.0.0.1:{documented_service.port}").replace(
+            "smartscan-captions", str(ROOT / "clients" / "node" / "src" / "index.js")
+        ),
         cwd=ROOT,
         capture_output=True,
         text=True,

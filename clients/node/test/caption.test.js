@@ -1,77 +1,23 @@
 // @ts-check
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { createServer } from "node:http";
-import { after, test } from "node:test";
+import { test } from "node:test";
+import { inspect } from "node:util";
 import { gzipSync } from "node:zlib";
-import { CaptionClient, CaptionError, retryDelayMs, saneRequestId } from "./captionClient.mjs";
+import { CaptionClient, saneRequestId } from "../src/index.js";
+import { retryDelayMs } from "../src/retry.js";
+import { failed, failure, hangUp, json, sayNothing, start } from "./service.js";
 
-const PICTURE = { image: Buffer.from("a picture"), contentType: "image/jpeg" };
+/** @typedef {import("./service.js").Turn} Turn */
+
+const PICTURE = Buffer.from("a picture");
 const CAPTION = { output: "a dog to the left of a cat" };
-
-/**
- * @typedef {import("node:http").IncomingMessage & { body: string, at: number }} Asked
- * @typedef {(res: import("node:http").ServerResponse, asked: Asked) => void} Turn
- */
-
-/**
- * Start a service that takes one of these turns for each request, and the last one ever after.
- *
- * @param {...Turn} turns
- */
-async function start(...turns) {
-  /** @type {Asked[]} */
-  const asked = [];
-  const server = createServer(async (req, res) => {
-    let body = "";
-    for await (const piece of req) body += piece;
-    const one = Object.assign(req, { body, at: performance.now() });
-    asked.push(one);
-    turns[Math.min(asked.length, turns.length) - 1](res, one);
-  }).listen(0, "127.0.0.1");
-  await once(server, "listening");
-  after(() => server.closeAllConnections());
-  after(() => server.close());
-  const { port } = /** @type {import("node:net").AddressInfo} */ (server.address());
-  return { asked, server, baseUrl: `http://127.0.0.1:${port}` };
-}
-
-/**
- * @param {number} status
- * @param {unknown} body
- * @param {Record<string, string>} [headers]
- * @returns {Turn}
- */
-function json(status, body, headers = {}) {
-  return (res) => res.writeHead(status, { "Content-Type": "application/json", ...headers }).end(JSON.stringify(body));
-}
-
-/**
- * @param {number} status
- * @param {string} code
- * @param {Record<string, string>} [headers]
- */
-function failure(status, code, headers) {
-  return json(status, { error: `The sentence of ${code}.`, code, requestId: "42" }, { "X-Request-Id": "42", ...headers });
-}
-
-/** @type {Turn} */
-const hangUp = (res) => res.destroy();
-/** @type {Turn} */
-const sayNothing = () => {};
-
-/** @param {Promise<unknown>} promise @returns {Promise<CaptionError>} */
-async function failed(promise) {
-  const error = await promise.then(() => assert.fail("It did not fail."), (reason) => reason);
-  assert(error instanceof CaptionError, String(error));
-  return error;
-}
 
 test("an answer becomes a caption with its id, timings and cache", async () => {
   const headers = { "X-Request-Id": "42", "X-Cache": "miss", "Server-Timing": "fetch;dur=1.5, generate;dur=20" };
   const { baseUrl, asked } = await start(json(200, CAPTION, headers));
   const client = new CaptionClient({ baseUrl, apiKey: "secret" });
-  const caption = await client.caption({ imageUrl: "http://example.com/a.png" }, { prompt: "a", requestId: "42" });
+  const caption = await client.caption("http://example.com/a.png", { prompt: "a", requestId: "42" });
   const timings = { fetch: 1.5, generate: 20 };
   assert.deepEqual(caption, { ...CAPTION, requestId: "42", timings, cache: "miss", attempts: 1 });
   assert.equal(asked[0].url, "/local-caption");
@@ -84,12 +30,9 @@ test("a picture is sent as the body, with its options in the query", async () =>
   const { baseUrl, asked } = await start(json(200, CAPTION));
   const client = new CaptionClient({ baseUrl: `${baseUrl}/under/a/prefix` });
   await client.caption(PICTURE, { numBeams: 3, prompt: "a & b" });
-  await client.caption({ image: new Blob(["a blob"], { type: "image/png" }) });
-  assert.equal(asked[0].url, "/under/a/prefix/local-caption?prompt=a+%26+b&numBeams=3");
-  assert.equal(asked[0].headers["content-type"], "image/jpeg");
+  assert.equal(asked[0].url, "/under/a/prefix/local-caption?numBeams=3&prompt=a+%26+b");
+  assert.equal(asked[0].headers["content-type"], "image/*");
   assert.equal(asked[0].body, "a picture");
-  assert.equal(asked[1].headers["content-type"], "image/png");
-  assert.equal(asked[1].body, "a blob");
 });
 
 test("connections are kept and used again", async () => {
@@ -152,7 +95,7 @@ test("Retry-After that is neither is as none", async () => {
   for (const nonsense of ["soon", "-1", "1.5", "", "0x10"]) {
     const { baseUrl } = await start(failure(429, "overloaded", { "Retry-After": nonsense }));
     const error = await failed(new CaptionClient({ baseUrl, maxAttempts: 1 }).caption(PICTURE));
-    assert.equal(error.retryAfterMs, null, nonsense);
+    assert.equal(error.retryAfter, null, nonsense);
   }
 });
 
@@ -160,7 +103,7 @@ test("a wait that would outlast the deadline is not begun", async () => {
   const { baseUrl, asked } = await start(failure(429, "overloaded", { "Retry-After": "3600" }));
   const started = performance.now();
   const error = await failed(new CaptionClient({ baseUrl, timeoutMs: 30_000 }).caption(PICTURE));
-  assert.deepEqual([error.code, error.retryAfterMs, asked.length], ["overloaded", 3_600_000, 1]);
+  assert.deepEqual([error.code, error.retryAfter, asked.length], ["overloaded", 3_600, 1]);
   assert(performance.now() - started < 15_000);
 });
 
@@ -175,9 +118,9 @@ test("each wait lies between its bounds, grows, and has an end", () => {
     const backoff = Math.min(5_000, 200 * 2 ** (attempt - 1));
     const [least, most] = [retryDelayMs(attempt, null, () => 0), retryDelayMs(attempt, null, () => 1)];
     assert.deepEqual([least, most], [backoff / 2, backoff]);
-    assert.deepEqual([retryDelayMs(attempt, 7_000, () => 0), retryDelayMs(attempt, 7_000, () => 1)], [7_000, 7_000 + backoff]);
+    assert.deepEqual([retryDelayMs(attempt, 7, () => 0), retryDelayMs(attempt, 7, () => 1)], [7_000, 7_000 + backoff]);
   }
-  const drawn = new Set(Array.from({ length: 100 }, () => retryDelayMs(3, 1_000)));
+  const drawn = new Set(Array.from({ length: 100 }, () => retryDelayMs(3, 1)));
   assert(drawn.size > 90, "many callers that were turned away together must not come back together");
 });
 
@@ -239,13 +182,16 @@ test("connections that break are tried again", async () => {
   assert.deepEqual([output, attempts, asked.length], [CAPTION.output, 4, 4]);
 });
 
-test("where nobody listens, the error says so", async () => {
+test("where nobody listens, the error says so, and why, by whatever name", async () => {
   const { baseUrl, server } = await start(sayNothing);
   server.close();
   await once(server, "close");
-  const error = await failed(new CaptionClient({ baseUrl, maxAttempts: 2 }).caption(PICTURE));
-  assert.deepEqual([error.code, error.status, error.retryable], ["connection_failed", null, true]);
-  assert.match(String(Object(error.cause).cause), /ECONNREFUSED/);
+  for (const url of [baseUrl, baseUrl.replace("127.0.0.1", "localhost")]) {
+    const error = await failed(new CaptionClient({ baseUrl: url, maxAttempts: 2 }).caption(PICTURE));
+    assert.deepEqual([error.code, error.status, error.retryable], ["connection_failed", null, true]);
+    assert.match(error.message, /^The connection to the caption service failed: .*ECONNREFUSED 127\.0\.0\.1:\d+\.$/);
+    assert.match(inspect(error), /\[cause\]: .*ECONNREFUSED/s);
+  }
 });
 
 test("a proxy's own pages become clean errors", async () => {
@@ -291,16 +237,6 @@ test("redirects are not followed: neither picture nor key goes elsewhere", async
   const { baseUrl } = await start(json(307, {}, { Location: elsewhere.baseUrl }));
   const error = await failed(new CaptionClient({ baseUrl, apiKey: "secret" }).caption(PICTURE));
   assert.deepEqual([error.status, error.code, elsewhere.asked.length], [307, "invalid_answer", 0]);
-});
-
-test("what cannot be meant is refused before anything is sent", async () => {
-  const { baseUrl, asked } = await start(json(200, CAPTION));
-  for (const bad of ["not a URL", "localhost:8000"]) assert.throws(() => new CaptionClient({ baseUrl: bad }), TypeError);
-  assert.throws(() => new CaptionClient({ baseUrl, apiKey: "line\nbreak" }), TypeError);
-  for (const timeoutMs of [0, -1, NaN, Infinity]) assert.throws(() => new CaptionClient({ baseUrl, timeoutMs }), RangeError);
-  const path = /** @type {any} */ ({ image: "picture.jpg" });
-  await assert.rejects(new CaptionClient({ baseUrl }).caption(path), TypeError);
-  assert.equal(asked.length, 0);
 });
 
 test("an id that the service would not take is replaced", () => {
