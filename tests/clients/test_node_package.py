@@ -110,15 +110,20 @@ def test_its_types_are_made_from_its_source(project: Path, tmp_path: Path) -> No
     assert {path.name: path.read_text() for path in (PACKAGE / "types").iterdir()} == made
 
 
-@pytest.mark.parametrize("node", NODES, indirect=True)
-def test_installed_and_type_checked_it_captions(project: Path, node: str, guarded_service: Service) -> None:
+@pytest.fixture(scope="module")
+def compiled(project: Path) -> Path:
+    """The caller's code in JavaScript; type-checked with the types of a browser and with those of Node alone."""
     (project / "use.mts").write_text(USE)
-    # With the types of a browser and with those of Node alone.
     strict = ["--strict", "--exactOptionalPropertyTypes", "--target", "es2022", "--module", "nodenext"]
     tsc(project, *strict, "--noEmit", "--lib", "es2022,dom,dom.asynciterable", "use.mts")
     tsc(project, *strict, "--lib", "es2022", "use.mts")
-    command = [node, "use.mjs", guarded_service.url, *map(str, SAMPLES)]
-    ran = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120)
+    return project / "use.mjs"
+
+
+@pytest.mark.parametrize("node", NODES, indirect=True)
+def test_installed_and_type_checked_it_captions(compiled: Path, node: str, guarded_service: Service) -> None:
+    command = [node, compiled.name, guarded_service.url, *map(str, SAMPLES)]
+    ran = subprocess.run(command, cwd=compiled.parent, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
     expected = [CAPTIONS[sample.name] for sample in SAMPLES]
     assert json.loads(ran.stdout) == {
