@@ -46,8 +46,8 @@ class Transport(HTTPAdapter):
     def get(self, headers: dict[str, str], timeout_s: float) -> Response:
         """Ask for the URL; return the answer with its body unread."""
         request = PreparedRequest()
-        request.prepare("GET", f"{self._url.scheme}://{self._url.authority}/", headers)
-        request.headers["Host"] = self._url.authority
+        host = self._url.authority
+        request.prepare("GET", f"{self._url.scheme}://{host}/", {"Host": host, **headers})
         return self.send(request, stream=True, timeout=timeout_s)
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
