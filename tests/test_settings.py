@@ -26,6 +26,17 @@ def settings_with(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Settin
         ("REQUEST_TIMEOUT_S", "0"),
         ("REQUEST_TIMEOUT_S", "nan"),
         ("MAX_CONCURRENT_REQUESTS", "-1"),
+        ("FETCH_ALLOWED_HOSTS", " , "),
+        ("FETCH_ALLOWED_HOSTS", "https://example.com"),
+        ("FETCH_ALLOWED_HOSTS", "example.com:443"),
+        ("FETCH_ALLOWED_HOSTS", "a.example,*"),
+        ("FETCH_ALLOWED_HOSTS", "*example.com"),
+        ("FETCH_ALLOWED_HOSTS", "a.*.example"),
+        ("FETCH_ALLOWED_HOSTS", "a b.example"),
+        ("FETCH_USER_AGENT", "caf\u00e9/1.0"),
+        ("FETCH_USER_AGENT", "a\r\nX-Other: b"),
+        ("FETCH_USER_AGENT", " "),
+        ("FETCH_USER_AGENT", "a" * 257),
         ("FETCH_ALLOWED_PORTS", "80,https"),
         ("FETCH_ALLOWED_PORTS", "70000"),
         ("FETCH_ALLOW_PRIVATE_ADDRESSES", "maybe"),
@@ -121,6 +132,11 @@ def test_lists_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.fetch_allowed_ports == frozenset({80, 8080})
     assert settings.api_keys == (ApiKey("a"), ApiKey("b"))
     assert settings_with(monkeypatch, FETCH_ALLOWED_PORTS="*").fetch_allowed_ports is None
+    hosts = settings_with(
+        monkeypatch, FETCH_ALLOWED_HOSTS="A.example., *.B\u00fccher.example,[::1]"
+    ).fetch_allowed_hosts
+    assert hosts == frozenset({"a.example", "*.xn--bcher-kva.example", "::1"})
+    assert settings_with(monkeypatch, FETCH_ALLOWED_HOSTS="*").fetch_allowed_hosts == frozenset()
 
 
 def test_keys_may_have_a_name_and_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:

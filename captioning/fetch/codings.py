@@ -18,6 +18,7 @@ from typing import Protocol
 import brotli
 from backports import zstd
 
+from captioning.deadline import Deadline
 from captioning.errors import ImageFetchFailed, ImageTooLarge
 
 _NAMES = ("gzip", "x-gzip", "deflate", "br", "zstd")
@@ -28,6 +29,12 @@ _HEAD_BYTES = 12
 _MEMBER_BYTES = 4
 # Brotli and raw deflate may begin with any byte, but do not begin as pictures do.
 _PICTURE = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*|....ftyp", re.DOTALL)
+
+
+class EndedEarly(ImageFetchFailed):
+    """A body that is shorter than was announced."""
+
+    sentence = "The image's server ended the image early."
 
 
 class _Decompressor(Protocol):
@@ -52,40 +59,49 @@ class _Coding:
     large_window: bool = False
 
 
+def known_codings(labels: str) -> list[str]:
+    """Return the last of Content-Encoding's labels that name a way to pack, as many as are undone."""
+    return [name for name in re.findall(r"[a-z0-9-]+", labels.lower()) if name in _NAMES][-_MAX_LAYERS:]
+
+
 def unpacked(
-    pieces: Iterable[bytes], labels: str, *, max_bytes: int, on_bytes: Callable[[int], None]
+    pieces: Iterable[bytes],
+    codings: list[str],
+    *,
+    max_bytes: int,
+    deadline: Deadline,
+    on_bytes: Callable[[int], None],
 ) -> Iterator[bytes]:
-    """Return a body's pieces with its codings undone, as its first bytes and Content-Encoding's ``labels`` have them.
+    """Return a body's pieces unpacked, as its own first bytes say, and where they do not, its `known_codings`.
 
     No layer is unpacked beyond ``max_bytes``, nor by more than a piece ahead of what is taken. ``on_bytes`` is told
-    of what a decompressor keeps beside its output. A piece may be empty: time passes while others unpack to nothing.
+    of what a decompressor keeps beside its output.
 
     Raises:
-        ImageTooLarge, ImageFetchFailed: from the iterator too.
+        ImageTooLarge, ImageFetchFailed, TimedOut: from the iterator too.
     """
-    named = [name for name in re.findall(r"[a-z0-9-]+", labels.lower()) if name in _NAMES]
     for _ in range(_MAX_LAYERS):
         head, pieces = _peeked(pieces)
-        coding = _coding(head, named)
+        coding, codings = _coding(head, codings)
         if coding is None:
             break
-        pieces = _limited(_members(pieces, coding), max_bytes, on_bytes if coding.large_window else None)
+        pieces = _limited(_members(pieces, coding, deadline), max_bytes, on_bytes if coding.large_window else None)
     return iter(pieces)
 
 
-def _coding(head: bytes, named: list[str]) -> _Coding | None:
-    """Tell how a body is packed, and strike out the last name, which speaks of this layer."""
+def _coding(head: bytes, named: list[str]) -> tuple[_Coding | None, list[str]]:
+    """Tell how a body is packed, and what is named beneath that."""
     for coding in (_GZIP, _ZSTD):
         if coding.begins and coding.begins.match(head):
-            del named[-1:]
-            return coding
-    while named and head and not _PICTURE.match(head):
-        name = named.pop()
+            return coding, named[:-1]
+    beneath = list(named)
+    while beneath and head and not _PICTURE.match(head):
+        name = beneath.pop()
         if name == "deflate":  # with zlib's header, as RFC 9110 has it, or without, as some servers have it
-            return _ZLIB if _is_zlib(head) else _RAW_DEFLATE
+            return (_ZLIB if _is_zlib(head) else _RAW_DEFLATE), beneath
         if name == "br":
-            return _BROTLI
-    return None
+            return _BROTLI, beneath
+    return None, []
 
 
 def _is_zlib(head: bytes) -> bool:
@@ -113,28 +129,33 @@ def _limited(pieces: Iterable[bytes], max_bytes: int, on_bytes: Callable[[int], 
         yield piece
 
 
-def _members(pieces: Iterable[bytes], coding: _Coding) -> Iterator[bytes]:
+def _members(pieces: Iterable[bytes], coding: _Coding, deadline: Deadline) -> Iterator[bytes]:
     """Unpack one member after the other (RFC 1952, section 2.2); what follows the last is ignored."""
     decompressor = coding.decompressor()
     between = b""
-    for piece in pieces:
-        data = between + piece
-        while data or not decompressor.needs_input:
-            if decompressor.eof:
-                data = data.lstrip(b"\0")
-                if len(data) < _MEMBER_BYTES:
-                    break
-                if coding.begins is None or not coding.begins.match(data):
-                    return
-                decompressor = coding.decompressor()
-            try:
-                yield decompressor.decompress(data, _PIECE)
-            except coding.failure as exc:
-                raise ImageFetchFailed("The image could not be unpacked.", detail=str(exc)) from exc
-            data = decompressor.unused_data
-        between = data
+    try:
+        for piece in pieces:
+            data = between + piece
+            while data or not decompressor.needs_input:
+                if decompressor.eof:
+                    data = data.lstrip(b"\0")
+                    if len(data) < _MEMBER_BYTES:
+                        break
+                    if coding.begins is None or not coding.begins.match(data):
+                        return
+                    decompressor = coding.decompressor()
+                deadline.check()  # much work may come to nothing
+                if output := decompressor.decompress(data, _PIECE):
+                    yield output
+                data = decompressor.unused_data
+            between = data
+    except coding.failure as exc:
+        raise ImageFetchFailed("The image could not be unpacked.", detail=str(exc)) from exc
+    except EndedEarly:
+        if not decompressor.eof:  # else some servers announce the length of the unpacked body, as browsers know
+            raise
     if not decompressor.eof:
-        raise ImageFetchFailed("The image's server ended the packed image early.")
+        raise EndedEarly
 
 
 class _Inflater:
@@ -169,6 +190,7 @@ class _BrotliDecompressor:
 
     def __init__(self) -> None:
         self._brotli = brotli.Decompressor()
+        self._filled = False
 
     @property
     def eof(self) -> bool:
@@ -176,10 +198,12 @@ class _BrotliDecompressor:
 
     @property
     def needs_input(self) -> bool:
-        return bool(self._brotli.can_accept_more_data())
+        return bool(self._brotli.can_accept_more_data()) and not self._filled
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        return bytes(self._brotli.process(data, output_buffer_limit=max_length))
+        piece: bytes = self._brotli.process(data, output_buffer_limit=max_length)
+        self._filled = len(piece) >= max_length
+        return piece
 
 
 _ZSTD_WINDOW: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}  # RFC 9659: senders ask for no more

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -16,11 +16,11 @@ from functools import partial
 from http.client import HTTPException
 
 from requests import Response
-from urllib3.exceptions import HTTPError, MaxRetryError
+from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
 
 from captioning.deadline import UNLIMITED, Deadline
 from captioning.errors import ImageFetchFailed, ImageFetchTimeout, ImageNotFound, ImageTooLarge, InvalidImageUrl
-from captioning.fetch.codings import unpacked
+from captioning.fetch.codings import EndedEarly, unpacked
 from captioning.fetch.dialer import Dialer
 from captioning.fetch.transport import Transport
 from captioning.fetch.urls import Url, parse_url
@@ -34,6 +34,7 @@ _NO_PICTURE = {
     206: "it sent a part of the image only",
     300: "it offers several images to choose from",
     304: "it takes the image for known",
+    **dict.fromkeys(_REDIRECTS, "it does not say where the image is"),
 }
 _MAX_RETRY_AFTER_S = 3600
 _PIECE = 65_536
@@ -111,9 +112,10 @@ class Fetcher:
         if (answer.raw.length_remaining or 0) > self._max_bytes:
             raise too_large
         pieces = unpacked(
-            answer.raw.stream(_PIECE, decode_content=False),
-            answer.headers.get("Content-Encoding", ""),
+            _received(answer),
+            answer.headers["Content-Encoding"].split(","),
             max_bytes=self._max_bytes,
+            deadline=deadline,
             on_bytes=on_bytes,
         )
         body = io.BytesIO()
@@ -124,6 +126,13 @@ class Fetcher:
             on_bytes(len(piece))
             body.write(piece)
         return body.getvalue()
+
+
+def _received(answer: Response) -> Iterator[bytes]:
+    try:
+        yield from answer.raw.stream(_PIECE, decode_content=False)
+    except ProtocolError as exc:
+        raise EndedEarly(detail=str(exc)) from exc
 
 
 def _redirected(url: Url, location: str) -> Url:

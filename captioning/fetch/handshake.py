@@ -37,14 +37,17 @@ _BY_REASON = {
     ),
     **dict.fromkeys(
         (
-            "SSLV3_ALERT_HANDSHAKE_FAILURE",
-            "SSL/TLS_ALERT_HANDSHAKE_FAILURE",
             "TLSV1_ALERT_INSUFFICIENT_SECURITY",
             "NO_SHARED_CIPHER",
             "WRONG_CIPHER_RETURNED",
+            "UNKNOWN_CIPHER_RETURNED",
             "DH_KEY_TOO_SMALL",
         ),
         _NO_COMMON_CIPHER,
+    ),
+    **dict.fromkeys(
+        ("SSLV3_ALERT_HANDSHAKE_FAILURE", "SSL/TLS_ALERT_HANDSHAKE_FAILURE"),
+        "The image's server refused the handshake: there is no TLS cipher in common, or it asks for a certificate.",
     ),
     **dict.fromkeys(
         ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "BAD_RECORD_TYPE"),

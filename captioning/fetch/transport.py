@@ -21,6 +21,7 @@ from urllib3 import HTTPConnectionPool
 from urllib3.connection import HTTPConnection
 
 from captioning.errors import ImageFetchFailed
+from captioning.fetch.codings import known_codings
 from captioning.fetch.dialer import LimitedSocket
 from captioning.fetch.urls import Url
 
@@ -156,8 +157,9 @@ def _canonical(headers: dict[bytes, list[bytes]]) -> Iterator[bytes]:
         raise ImageFetchFailed("The image's server announced two lengths for the image.")
     elif lengths and re.fullmatch(rb"\d{1,18}", length := lengths.pop()):
         yield b"Content-Length: " + length
-    # A coding of the transfer (RFC 9112, section 7) is undone as one of the content is, after it.
-    yield b"Content-Encoding: " + b",".join([*tokens(b"content-encoding"), *transfer])
+    # A coding of the transfer (RFC 9112, section 7) is one of the content to who undoes it.
+    labels = b",".join([*headers.get(b"content-encoding", ()), *transfer]).decode("latin-1")
+    yield b"Content-Encoding: " + ",".join(known_codings(labels)).encode()
     for name in _PASSED_ON:
         if name in headers:
             yield name + b": " + headers[name][0]

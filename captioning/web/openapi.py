@@ -211,7 +211,7 @@ def _error_answers(errors: list[type[CaptioningError]]) -> Json:
         }
         answer = _answer(", ".join(examples), ErrorAnswer)
         answer["content"]["application/json"]["examples"] = examples
-        if status in (429, 503):
+        if status in (429, 502, 503):
             answer["headers"]["Retry-After"] = _header("seconds after which to ask again (RFC 9110, section 10.2.3)")
         answers[str(status)] = answer
     return answers

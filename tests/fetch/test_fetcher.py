@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import gzip
+import math
 import os
 import re
 import socket
@@ -16,7 +17,7 @@ import tracemalloc
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from tests.bad_servers import (
     say_nothing,
     sleep_before,
 )
+from tests.conftest import wait_until
 from tests.fetch.local import Names, make_fetcher
 
 PICTURE = bytes(range(256)) * 40
@@ -422,6 +424,45 @@ def test_a_redirect_to_a_port_off_the_list_is_refused() -> None:
         assert make_fetcher(allowed_ports=frozenset({server.port, other.port})).fetch(server.url()) == PICTURE
 
 
+# Which hosts
+
+
+ALLOWED = frozenset({"pictures.example", "*.cdn.example", "xn--bcher-kva.example"})
+
+
+@pytest.mark.parametrize(
+    "host", ["pictures.example", "PICTURES.example.", "a.cdn.example", "a.b.cdn.example", "B\u00dcCHER.example"]
+)
+def test_a_host_on_the_list_is_fetched_from(names: Names, host: str) -> None:
+    for name in ("pictures.example", "pictures.example.", "a.cdn.example", "a.b.cdn.example", "xn--bcher-kva.example"):
+        names.tell(name, ["127.0.0.1"])
+    with BadServer(answer_with(http_answer(PICTURE))) as server:
+        assert make_fetcher(allowed_hosts=ALLOWED).fetch(server.url(host=host)) == PICTURE
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["other.example", "cdn.example", "notcdn.example", "a.pictures.example", "pictures.example.net", "bucher.example",
+     "127.0.0.1", "[::1]", "2130706433", "example", "localhost", "a.cdn.example.net", "xcdn.example"],
+)  # fmt: skip
+def test_a_host_off_the_list_is_refused_before_any_look_up(names: Names, host: str) -> None:
+    with pytest.raises(errors.AddressNotAllowed, match="from the host"):
+        make_fetcher(allowed_hosts=ALLOWED).fetch(f"http://{host}/")
+    assert names.asked == []
+
+
+def test_the_list_of_hosts_is_asked_at_every_redirect(names: Names) -> None:
+    names.tell("pictures.example", ["127.0.0.1"])
+    names.tell("a.cdn.example", ["127.0.0.1"])
+    with ExitStack() as stack:
+        last = stack.enter_context(BadServer(answer_with(http_answer(PICTURE))))
+        for host, allowed in (("a.cdn.example", True), ("cdn.example", False), ("127.0.0.1", False)):
+            first = stack.enter_context(BadServer(redirect_to(last.url(host=host))))
+            with nullcontext() if allowed else pytest.raises(errors.AddressNotAllowed, match=host):
+                make_fetcher(allowed_hosts=ALLOWED).fetch(first.url(host="pictures.example"))
+    assert last.connections == 1
+
+
 # Redirects
 
 
@@ -628,37 +669,6 @@ def test_tls_to_an_address_checks_the_address(tls_for: Any, address: str, host: 
         assert make_fetcher().fetch(server.url()) == PICTURE
 
 
-def test_a_certificate_for_another_host_is_refused(tls_for: Any, names: Names) -> None:
-    names.tell("pictures.example", ["127.0.0.1"])
-    with (
-        BadServer(answer_with(http_answer(PICTURE)), tls=tls_for("other.example", "127.0.0.1")) as server,
-        pytest.raises(errors.ImageFetchFailed, match="TLS"),
-    ):
-        make_fetcher().fetch(server.url(host="pictures.example"))
-    assert server.requests == []
-
-
-def test_a_certificate_of_an_unknown_authority_is_refused() -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
-    with (
-        BadServer(answer_with(http_answer(PICTURE)), tls=context) as server,
-        pytest.raises(errors.ImageFetchFailed, match="TLS") as refused,
-    ):
-        make_fetcher().fetch(server.url("/secret?key=secret"))
-    assert server.requests == []
-    assert "CERTIFICATE_VERIFY_FAILED" in str(refused.value)
-    assert "secret" not in str(refused.value)  # it is logged
-
-
-def test_plain_http_on_a_tls_port_means_failed() -> None:
-    with (
-        BadServer(lambda connection: connection.send(http_answer(PICTURE))) as server,
-        pytest.raises(errors.ImageFetchFailed),
-    ):
-        make_fetcher().fetch(server.url().replace("http:", "https:"))
-
-
 def test_redirects_lead_from_http_to_https_and_back(tls_for: Any) -> None:
     with ExitStack() as stack:
         last = stack.enter_context(BadServer(answer_with(http_answer(PICTURE))))
@@ -751,6 +761,38 @@ def test_the_caller_s_deadline_counts_when_it_is_sooner() -> None:
         for none_left in (0.0, -1.0):
             with ended_in_time(), pytest.raises(errors.DeadlineExceeded):
                 make_fetcher().fetch(server.url(), deadline=Deadline.after(none_left))
+
+
+def stuck_in_a_handshake(connection: Connection) -> None:
+    connection.client.recv(65_536)
+    connection.sleep(3600)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "scheme"),
+    [
+        pytest.param(say_nothing, "http", id="before the head"),
+        pytest.param(drip(OK.encode() + b"X: ", b"x"), "http", id="in the head"),
+        pytest.param(drip(f"{OK}Content-Length: 99999\r\n\r\n".encode(), b"x"), "http", id="in the body"),
+        pytest.param(stuck_in_a_handshake, "https", id="in the handshake"),
+    ],
+)
+def test_a_download_ends_with_its_caller(behaviour: Behaviour, scheme: str) -> None:
+    gone = threading.Event()
+    with BadServer(behaviour) as server, ThreadPoolExecutor(1) as pool:
+        url = server.url().replace("http:", f"{scheme}:")
+        download = pool.submit(make_fetcher().fetch, url, deadline=Deadline(math.inf, abandoned=gone.is_set))
+        wait_until(lambda: server.connections == 1)
+        gone.set()
+        with ended_in_time(), pytest.raises(errors.DeadlineExceeded, match="gone"):
+            download.result(timeout=20)
+
+
+@pytest.mark.usefixtures("stuck_resolver")
+def test_so_does_a_look_up() -> None:
+    leaving = iter([False, False])
+    with ended_in_time(), pytest.raises(errors.DeadlineExceeded, match="gone"):
+        make_fetcher().fetch("http://stuck.example/", deadline=Deadline(math.inf, lambda: next(leaving, True)))
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from captioning.model.engine import Engine, Generation, GenerationOptions, Pixel
 from captioning.model.preprocessor import Preprocessor
 from captioning.settings import Settings
 from model_loader import Captioner
-from tests.bad_servers import BadServer, Connection, drip
+from tests.bad_servers import BadServer, Connection, answer_with, drip, http_answer
 from tests.conftest import SAMPLES, Service, free_port, wait_until
 
 MIB = 1024 * 1024
@@ -183,6 +183,10 @@ def test_the_image_servers_answers_are_told_apart(service: Service, image_server
     assert_error(caption(f"{image_server}/status/500"), 502, "image_fetch_failed")
     assert_error(caption(f"http://127.0.0.1:{free_port()}/"), 502, "image_fetch_failed")
     assert_error(caption("http://nowhere.invalid/"), 502, "image_fetch_failed")
+    with BadServer(answer_with(http_answer(status="429 Slow down", headers=["Retry-After: 7"]))) as busy:
+        response = caption(busy.url("/picture.png"))
+        assert_error(response, 502, "image_fetch_failed")
+        assert response.headers["Retry-After"] == "7"
     with BadServer(drip(b"HTTP/1.1 200 OK\r\n\r\n", b"x")) as slow:
         assert_error(caption(slow.url("/picture.png")), 504, "image_fetch_timeout")
 
