@@ -9,8 +9,9 @@ from pathlib import Path
 def available_cpus(root: Path = Path("/")) -> int:
     """Return the CPUs this process may use: the least of its affinity and its cgroups' quotas, at least 1.
 
-    A quota of half a CPU counts as one thread, one and a half as one: a thread that the quota stops keeps the
-    others waiting. ``root`` is where ``/proc`` and ``/sys`` are looked up.
+    A quota is rounded down, but to 1 at least: a thread that the quota stops keeps the others waiting. Version 1 of
+    cgroups is read too: some machines that run containers still start with it (Amazon Linux 2, RHEL 8).
+    ``root`` is where ``/proc`` and ``/sys`` are looked up.
     Source: Linux, Documentation/admin-guide/cgroup-v2.rst (cpu.max) and scheduler/sched-bwc.rst (v1).
     """
     quotas = [*_quotas_v2(root), *_quotas_v1(root)]

@@ -134,7 +134,7 @@ def _run(
 
 
 class Report:
-    """Write outcomes where they belong, and count them on a progress bar if standard error is a terminal."""
+    """The lines of all outcomes, and a progress bar on standard error where that is a terminal."""
 
     def __init__(self, destination: BinaryIO, form: Form, *, total: int, done: int) -> None:
         """Start with ``done`` of ``total`` sources, captioned by an earlier run."""
@@ -163,7 +163,7 @@ class Report:
             yield
 
     def add(self, outcome: Outcome) -> None:
-        """Write one outcome down at once.
+        """Write the line of one outcome at once.
 
         Raises:
             OSError: it cannot be written.
@@ -199,7 +199,7 @@ class Report:
 
 
 def _with_listed(names: Iterable[str], end: bytes) -> Iterator[str]:
-    """Put in the place of ``-`` the names on standard input."""
+    """Replace ``-`` by the names on standard input."""
     for name in names:
         if name != "-":
             yield name
@@ -211,7 +211,7 @@ def _with_listed(names: Iterable[str], end: bytes) -> Iterator[str]:
 
 @contextmanager
 def _destination(output: str | None, form: Form, *, resume: bool) -> Iterator[tuple[BinaryIO, set[str]]]:
-    """Open what the lines go to, with the header if it has none; yield it and which sources it has captions for."""
+    """Open the file for the lines, with a header if it has none; yield it and the sources that have captions in it."""
     if output is None:
         if resume:
             raise click.UsageError("--resume needs --output FILE, the file to go on with.")

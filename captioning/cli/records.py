@@ -1,4 +1,4 @@
-"""One line for each picture that was captioned or failed, in three forms, and what a file of such lines has already."""
+"""A line for each picture, captioned or failed, in three forms; and which pictures a file of lines already has."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ from captioning.errors import CaptioningError
 
 @dataclass(frozen=True)
 class Outcome:
-    """Hold what became of one source: a caption or an error."""
+    """The end of one source's way: a caption or an error."""
 
     source: str
     result: str | CaptioningError
 
 
 class Form(Protocol):
-    """A way to write outcomes: always whole lines, one an outcome, whatever is in a file's name."""
+    """A way to write outcomes: each is one whole line, whatever characters a file's name has."""
 
     header: str
 
     def write(self, outcome: Outcome) -> str:
-        """Return the line with its end, or nothing where the form has no place for errors."""
+        """Return the line of an outcome with its end, or nothing where the form has no place for errors."""
 
     def captioned(self, line: str) -> str | None:
-        """Return the source, as `visible` spells it, that a line has a caption for, if it has one.
+        """Return the source of a line, as `visible` spells it, or none for the line of an error.
 
-        Raises ValueError for what is no line of this form.
+        Raises:
+            ValueError: it is no line of this form.
         """
 
 
 class Plain:
-    """Write ``source<TAB>caption``, and no errors."""
+    """Lines of ``source<TAB>caption``; errors have none."""
 
     header = ""
 
@@ -54,7 +55,7 @@ class Plain:
 
 
 class Csv:
-    """Write ``source,output,error,code``, quoted where need be, under a header."""
+    """Lines of ``source,output,error,code``, quoted where needed, under a header."""
 
     header = "source,output,error,code\n"
 
@@ -74,7 +75,7 @@ class Csv:
 
 
 class Jsonl:
-    """Write ``{"source", "output"}`` or ``{"source", "error", "code"}``, in ASCII."""
+    """Lines of ``{"source", "output"}`` or ``{"source", "error", "code"}``, in ASCII."""
 
     header = ""
 
@@ -93,12 +94,12 @@ class Jsonl:
 
 
 def _cells(result: str | CaptioningError) -> tuple[str, str, str]:
-    """Return caption, error and code, those that there are."""
+    """Return caption, error and code, each empty where there is none."""
     return ("", result.message, result.code) if isinstance(result, CaptioningError) else (result, "", "")
 
 
 def visible(text: str) -> str:
-    r"""Spell out what would break a line or steer a terminal: a tab becomes \t, a byte that is not UTF-8 \udcff."""
+    r"""Escape what would break a line or control a terminal: a tab becomes \t, a byte that is not UTF-8 \udcff."""
     if text.isprintable() and "\\" not in text:
         return text
     return "".join(
@@ -110,10 +111,10 @@ def visible(text: str) -> str:
 
 
 def captioned_in(path: str, form: Form) -> set[str]:
-    """Return the sources, as `visible` spells them, that a file has captions for; cut off a last line without its end.
+    """Return the sources, as `visible` spells them, that a file has captions for; remove an incomplete last line.
 
     Raises:
-        ValueError: the file holds something else; nothing is cut off then.
+        ValueError: the file holds something else; it is left as it is.
         OSError: it cannot be read or changed.
     """
     captioned: set[str] = set()

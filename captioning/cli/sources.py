@@ -1,4 +1,4 @@
-"""What is named for captioning: files, folders and URLs -> a list of pictures, and the bytes of a file."""
+"""The pictures that names stand for (files, folders, URLs), and the bytes of a file."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def is_url(source: str) -> bool:
 
 
 def list_sources(names: Iterable[str], *, recursive: bool) -> list[str]:
-    """Return the URLs and files that are named, each once, with a folder's pictures in the folder's place.
+    """Return the named URLs and files, each once, with a folder's pictures in place of the folder.
 
-    Folders below a named one count only if ``recursive``. One that cannot be listed stays in the list, for
-    `read_file` to say why.
+    Folders below a named one count only if ``recursive``. A folder that cannot be listed stays in the list:
+    `read_file` then says why.
     """
     found: dict[str, str] = {}
     for name in names:

@@ -1,7 +1,7 @@
 """How the log is written: as JSON, one object a line, or as text, one line an event.
 
-What strangers send (paths, ids, a server's words in an exception) can neither end a line nor begin one: JSON escapes
-it, and text escapes control characters and indents tracebacks.
+Text from outside (paths, ids, a server's words in an exception) cannot forge a line: JSON escapes it, and the text form
+escapes control characters and indents tracebacks.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import threading
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
@@ -22,19 +23,20 @@ _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udf
 
 
 def configure_logging(settings: Settings) -> None:
-    """Send what the process logs to stderr, unless whoever runs it (a test, a notebook) has seen to that."""
+    """Log to stderr, unless the program that runs this (a test, a notebook) has set up logging itself."""
     if not logging.root.handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(make_formatter(settings.log_format, handler.stream))
         logging.root.addHandler(handler)
         logging.captureWarnings(True)
+        threading.excepthook = _log_end_of_thread
     logging.getLogger("captioning").setLevel(settings.logging_level)
     # It would log whole URLs, secrets in their queries included, whenever a server's headers are odd.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 def adopt_loggers(*names: str) -> None:
-    """Let libraries that bring handlers of their own log as all others do; call it once they are imported."""
+    """Remove libraries' own log handlers, so that they log as the service does; call it after importing them."""
     for name in names:
         logger = logging.getLogger(name)
         logger.handlers.clear()
@@ -47,8 +49,14 @@ def make_formatter(log_format: Literal["auto", "text", "json"], stream: TextIO) 
     return _TextFormatter() if as_text else _JsonFormatter()
 
 
+def _log_end_of_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
+        name = args.thread.name if args.thread else "unknown"
+        logging.getLogger("captioning.threads").critical("The thread %s has ended.", name, exc_info=args.exc_value)
+
+
 class _JsonFormatter(JsonFormatter):
-    """Write a record and its extra fields as one JSON object."""
+    """A record and its extra fields as one JSON object."""
 
     def __init__(self) -> None:
         names = {"asctime": "timestamp", "levelname": "level", "name": "logger", "message": "message", "process": "pid"}
@@ -59,7 +67,7 @@ class _JsonFormatter(JsonFormatter):
 
 
 class _TextFormatter(logging.Formatter):
-    """Write a record as one line, its extra fields as name=value behind the message; a traceback follows, indented."""
+    """A record as one line, with its extra fields as name=value after the message; a traceback follows, indented."""
 
     def format(self, record: logging.LogRecord) -> str:
         extra: dict[str, Any] = merge_record_extra(record, {}, reserved=RESERVED_ATTRS)

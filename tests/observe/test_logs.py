@@ -251,6 +251,20 @@ def until(terminal: io.TextIOWrapper, words: str) -> str:
     return next(line.rstrip() for line in terminal if words in line)
 
 
+def test_a_thread_that_ends_with_an_error_is_logged_as_all_else_is() -> None:
+    program = """
+import threading
+from captioning.observe.logs import configure_logging
+from captioning.settings import Settings
+configure_logging(Settings(log_format="json"))
+threading.Thread(target=lambda: 1 / 0, name="metrics").start()
+"""
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    [line] = map(json.loads, ran.stderr.splitlines())
+    assert (line["level"], line["message"]) == ("CRITICAL", "The thread metrics has ended.")
+    assert line["traceback"].endswith("ZeroDivisionError: division by zero")
+
+
 def test_timestamps_are_utc() -> None:
     record = logging.LogRecord("a", logging.INFO, "", 0, "words", None, None)
     record.created = datetime(2026, 1, 2, 3, 4, 5, 6000, UTC).timestamp()

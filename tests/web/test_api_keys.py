@@ -29,6 +29,8 @@ def keyed_service(start_service: Callable[..., Service]) -> Service:
         FETCH_ALLOW_PRIVATE_ADDRESSES="true",
         FETCH_ALLOWED_PORTS="*",
         CACHE_MAX_ENTRIES="0",
+        FETCH_TIMEOUT_S="120",  # the server that answers nobody holds its request until the test lets it go
+        REQUEST_TIMEOUT_S="120",
         LOG_FORMAT="json",
     ).wait_until_ready()
 
