@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from flask import Flask
 from flask_cors import CORS
 
 from captioning.cli.command import caption_command
-from captioning.limits import Admission
+from captioning.errors import ShuttingDown
+from captioning.lifecycle import Lifecycle, Readiness
+from captioning.limits import Limits
+from captioning.model.batcher import Batcher
 from captioning.observe.logs import configure_logging
 from captioning.observe.metrics import Metrics
 from captioning.pipeline import make_pipeline
@@ -20,28 +25,37 @@ from captioning.web.request_log import identify_requests
 from model_loader import Captioner, load_engine, make_captioner, name_and_revision
 
 
-def create_app(settings: Settings | None = None, captioner: Captioner | None = None) -> Flask:
+def create_app(
+    settings: Settings | None = None, make_model: Callable[[Settings, Batcher], Captioner] = make_captioner
+) -> Flask:
     """Make the application; the model is loaded from `Captioner.start` on, or the first caption."""
     settings = settings or load_settings()
     configure_logging(settings)
     metrics = Metrics()
-    captioner = captioner or make_captioner(settings, on_batch=metrics.observe_batch)
+    limits = Limits.from_settings(settings)
+    batcher = Batcher(max_batch_size=settings.batch_max_size, on_batch=metrics.observe_batch)
+    lifecycle = Lifecycle(patience_s=settings.request_timeout_s, give_up=lambda: batcher.fail(ShuttingDown()))
+    captioner = make_model(settings, batcher)
     name, revision = name_and_revision(settings)
-    pipeline = make_pipeline(settings, captioner)
-    admission = Admission(settings.max_concurrent_requests)
-    metrics.watch(admission=admission, downloads=pipeline.downloads, decoding=pipeline.decoding, model=captioner)
+
+    def readiness() -> Readiness:
+        return "draining" if lifecycle.draining else captioner.status
+
+    pipeline = make_pipeline(settings, captioner, batcher, limits)
+    metrics.watch(limits, batcher, readiness)
 
     app = Flask(__name__, static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["captioner"] = captioner
+    app.extensions["lifecycle"] = lifecycle
     app.extensions["metrics"] = metrics
     _allow_origins(app, settings.cors_origins)
     identify_requests(app)
     measure_requests(app, metrics)
     answer_errors(app)
-    app.register_blueprint(health_routes(captioner, name=name, revision=revision, engine=settings.engine))
+    app.register_blueprint(health_routes(readiness, name=name, revision=revision, engine=settings.engine))
     app.register_blueprint(metrics_routes(metrics))
-    app.register_blueprint(caption_routes(settings, captioner, pipeline, admission, metrics.observe_picture))
+    app.register_blueprint(caption_routes(settings, lifecycle, limits, pipeline, batcher, metrics.observe_picture))
     app.register_blueprint(page_routes(settings))
     app.cli.add_command(caption_command(settings, load_engine))
     return app

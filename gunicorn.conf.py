@@ -6,18 +6,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from captioning.model.registry import engine_kind
 from captioning.observe.metrics_folder import forget_worker, make_metrics_folder
 from captioning.observe.start_report import log_start
-from captioning.server.allocator import BLOCK_BYTES, give_memory_back
+from captioning.server.allocator import give_memory_back
 from captioning.settings import SettingsError, load_settings
 
 try:
     _settings = load_settings()
+    _engine = engine_kind(_settings)
 except SettingsError as error:
     sys.exit(str(error))
 
 # Before any thread is there; the workers inherit it.
-give_memory_back(os.environ, block_bytes=BLOCK_BYTES[_settings.engine])
+give_memory_back(os.environ, block_bytes=_engine.block_bytes)
 
 bind = _settings.bind
 workers = _settings.web_concurrency
@@ -46,7 +48,7 @@ def post_worker_init(worker: Any) -> None:
     extensions = worker.app.wsgi().extensions
     extensions["captioner"].start()
     extensions["metrics"].start()
-    worker.on_drain = extensions["captioner"].drain
+    worker.on_drain = extensions["lifecycle"].drain
 
 
 def child_exit(_master: Any, worker: Any) -> None:

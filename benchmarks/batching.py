@@ -21,8 +21,10 @@ from benchmarks.server import ROOT, forget_peak, memory
 from captioning.cpus import available_cpus
 from captioning.model.engine import Engine, GenerationOptions
 from captioning.model.int8.engine import Int8Engine
+from captioning.model.registry import engine_kind
 from captioning.model.torch_engine import TorchEngine
-from captioning.server.allocator import BLOCK_BYTES, give_memory_back
+from captioning.server.allocator import give_memory_back
+from captioning.settings import Settings
 
 SIZES = (1, 2, 4, 8)
 
@@ -45,7 +47,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--tokens", type=int, default=10)
     args = parser.parse_args()
-    give_memory_back(os.environ, block_bytes=BLOCK_BYTES["torch"])  # the int8 engine keeps its blocks itself
+    give_memory_back(os.environ, block_bytes=engine_kind(Settings(engine="torch")).block_bytes)
     threads = available_cpus()
     engines: dict[str, Engine] = {
         "torch": TorchEngine(args.model, num_threads=threads),

@@ -1,4 +1,16 @@
-"""What may be in the works at once: requests, and the bytes that they hold in memory."""
+"""Every limit on what may be under way at once: made once, handed to whoever needs it, watched by the metrics.
+
+| limit | counts | who finds it full |
+|---|---|---|
+| `requests` | captions under way | is refused at once: a queue that nobody sees helps nobody |
+| `bodies` | bytes of request bodies, and of what is parsed from them | waits in line until the deadline |
+| `downloads` | downloads under way | waits in line until the deadline |
+| `pictures` | bytes of encoded pictures from downloads and data: URLs | waits in line until the deadline |
+| `decoders` | pictures that are decoded | waits in line until the deadline |
+
+They are taken in this order and none is waited for by a holder of a later one, so no two requests can wait for each
+other. The model's queue, after the last of them, is bounded by `requests`.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +18,22 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 
 from captioning.deadline import Deadline
 from captioning.errors import DeadlineExceeded, Overloaded
+from captioning.settings import Settings
+
+_URL_BODY_BYTES = 16_384
+"""A body that names a picture by its URL, with a prompt, is no larger."""
 
 
-class Admission:
-    """Let a fixed number of requests in, and turn the next one away at once: a queue that nobody sees helps nobody."""
+class Permits:
+    """A number of permits, each taken at once or not at all."""
 
-    def __init__(self, limit: int, *, within: Admission | None = None) -> None:
+    waiting = 0
+
+    def __init__(self, limit: int, *, within: Permits | None = None) -> None:
         """Begin with all permits free; each takes one of ``within`` too."""
         self.limit = limit
         self.in_use = 0
@@ -41,65 +60,178 @@ class Admission:
                 self.in_use -= 1
 
 
-class MemoryBudget:
-    """Share out a number of bytes, first come first served; who asks for more than is free waits."""
+class Slots:
+    """A number of slots, handed out first come, first served."""
 
-    def __init__(self, total_bytes: int) -> None:
-        self.total_bytes = total_bytes
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.in_use = 0
         self._changed = threading.Condition()
-        self._held = 0
-        self._held_by_waiters = 0
-        self._line: deque[MemoryHold] = deque()
+        self._line: deque[object] = deque()
 
     @property
-    def held_bytes(self) -> int:
-        """Return how much of it is taken."""
-        return self._held
+    def waiting(self) -> int:
+        """Return how many wait for a slot."""
+        return len(self._line)
 
     @contextmanager
-    def hold(self, deadline: Deadline) -> Iterator[MemoryHold]:
+    def slot(self, deadline: Deadline) -> Iterator[None]:
+        """Hold one slot, after waiting for it.
+
+        Raises:
+            DeadlineExceeded: none came free in time.
+        """
+        self._take(deadline)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.in_use -= 1
+                self._changed.notify_all()
+
+    def _take(self, deadline: Deadline) -> None:
+        place = object()
+        with self._changed:
+            self._line.append(place)
+            try:
+                while self._line[0] is not place or self.in_use >= self.limit:
+                    self._changed.wait(timeout=deadline.remaining())
+                self.in_use += 1
+            finally:
+                self._line.remove(place)
+                self._changed.notify_all()
+
+
+class ByteBudget:
+    """A number of bytes, shared out first come, first served, that no half-done work can lock up.
+
+    Holds grow piece by piece, as bytes arrive. If all of them stopped half-way for want of bytes, none could go on.
+    So beside ``limit`` there is a reserve in which the largest hold fits: whoever is first in line moves there when
+    nobody else is in it, finishes, and gives it back. In all, ``limit + largest`` bytes are held at most.
+
+    The first ``free`` bytes of a hold count for nothing: a request that names a URL does not wait behind those that
+    bring pictures.
+    """
+
+    def __init__(self, limit: int, *, largest: int, free: int = 0) -> None:
+        self.limit = limit
+        self.largest = largest
+        self._free = free
+        self._changed = threading.Condition()
+        self._shared = 0
+        self._line: deque[ByteHold] = deque()
+        self._in_reserve: ByteHold | None = None
+
+    @property
+    def most(self) -> int:
+        """Return how many bytes are held at most, the reserve included."""
+        return self.limit + self.largest
+
+    @property
+    def in_use(self) -> int:
+        """Return how many bytes are held."""
+        reserve = self._in_reserve
+        return self._shared + (self._counted(reserve.size) if reserve else 0)
+
+    @property
+    def waiting(self) -> int:
+        """Return how many holds wait to grow."""
+        return len(self._line)
+
+    @contextmanager
+    def hold(self) -> Iterator[ByteHold]:
         """Open a hold of no bytes; what it grows to is given back at the end."""
-        hold = MemoryHold(self, deadline)
+        hold = ByteHold(self)
         try:
             yield hold
         finally:
-            with self._changed:
-                self._held -= hold.size
-                self._changed.notify_all()
+            hold.release()
 
-    def _grow(self, hold: MemoryHold, size: int) -> None:
-        with self._changed:
-            self._line.append(hold)
-            self._held_by_waiters += hold.size
-            self._changed.notify_all()  # whoever is first in line may now find that waiting cannot help
-            try:
-                while self._line[0] is not hold or self._held + size > self.total_bytes:
-                    if self._held == self._held_by_waiters and self._line[0] is hold:
-                        # All that is held belongs to others in this line, none of whom can finish: one must give up.
-                        raise Overloaded(detail="memory budget", retry_after_s=1)
-                    if not self._changed.wait(timeout=hold.deadline.remaining()):
-                        raise DeadlineExceeded(detail="waited for memory")
-                self._held += size
-            finally:
-                self._line.remove(hold)
-                self._held_by_waiters -= hold.size
-                self._changed.notify_all()
-            hold.size += size
+    def _counted(self, size: int) -> int:
+        return max(0, size - self._free)
+
+    def _try_resize(self, hold: ByteHold, size: int) -> bool:
+        if size > self.largest:
+            raise ValueError(f"a hold of {size:,} bytes, where the largest is {self.largest:,}")
+        more = self._counted(size) - self._counted(hold.size)
+        if hold is not self._in_reserve:
+            first = not self._line or self._line[0] is hold
+            if more <= 0 or (first and self._shared + more <= self.limit):
+                self._shared += more
+            elif first and self._in_reserve is None:
+                self._shared -= self._counted(hold.size)
+                self._in_reserve = hold
+            else:
+                if hold not in self._line:
+                    self._line.append(hold)
+                return False
+        elif not size:
+            self._in_reserve = None
+        hold.size = size
+        self._leave_line(hold)
+        return True
+
+    def _leave_line(self, hold: ByteHold) -> None:
+        if hold in self._line:
+            self._line.remove(hold)
+        self._changed.notify_all()
 
 
-class MemoryHold:
-    """Hold a part of the budget for one request."""
+class ByteHold:
+    """The bytes that one piece of work has of a budget; ``size`` is their number."""
 
-    def __init__(self, budget: MemoryBudget, deadline: Deadline) -> None:
+    def __init__(self, budget: ByteBudget) -> None:
         self.size = 0
-        self.deadline = deadline
+        self.largest = budget.largest
         self._budget = budget
 
-    def grow(self, size: int) -> None:
-        """Take ``size`` bytes more, waiting for them until the deadline.
+    def try_grow(self, size: int) -> bool:
+        """Take ``size`` bytes more if that is possible now; else keep a place in the line, to be asked again."""
+        with self._budget._changed:
+            return self._budget._try_resize(self, self.size + size)
+
+    def grow(self, size: int, deadline: Deadline) -> None:
+        """Take ``size`` bytes more, after waiting for them.
 
         Raises:
-            Overloaded: waiting cannot help.
-            DeadlineExceeded: the bytes did not come free in time.
+            DeadlineExceeded: they did not come free in time.
         """
-        self._budget._grow(self, size)
+        with self._budget._changed:
+            try:
+                while not self._budget._try_resize(self, self.size + size):
+                    self._budget._changed.wait(timeout=deadline.remaining())
+            except DeadlineExceeded:
+                self._budget._leave_line(self)
+                raise
+
+    def shrink(self, size: int) -> None:
+        """Give back all but ``size`` bytes, and the place in the line."""
+        with self._budget._changed:
+            self._budget._try_resize(self, min(size, self.size))
+
+    def release(self) -> None:
+        """Give back all bytes."""
+        self.shrink(0)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """All limits of one process; the module's own text says what each counts."""
+
+    requests: Permits
+    bodies: ByteBudget
+    downloads: Slots
+    pictures: ByteBudget
+    decoders: Slots
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Limits:
+        """Make the limits that the settings ask for."""
+        return cls(
+            requests=Permits(settings.max_concurrent_requests),
+            # A data: URL in JSON stands in memory five times while it is read: see captioning.web.caption_request.
+            bodies=ByteBudget(2 * settings.max_body_bytes, largest=5 * settings.max_body_bytes, free=_URL_BODY_BYTES),
+            downloads=Slots(settings.max_concurrent_downloads),
+            pictures=ByteBudget(2 * settings.max_image_bytes, largest=settings.max_image_bytes),
+            decoders=Slots(settings.decode_processes),
+        )

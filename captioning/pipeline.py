@@ -2,44 +2,42 @@
 
 from __future__ import annotations
 
-from concurrent.futures import CancelledError, Future
-from typing import Literal, Protocol
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from typing import Protocol
 
 from captioning.cache.captions import CachedCaption, CaptionCache
 from captioning.cache.key import caption_key, picture_digest
+from captioning.cache.url_digests import UrlDigests
 from captioning.deadline import Deadline
-from captioning.errors import DeadlineExceeded, TooManyPixels
+from captioning.errors import DeadlineExceeded, Overloaded
 from captioning.fetch.fetcher import Fetcher
 from captioning.fetch.urls import parse_url
-from captioning.limits import Admission, MemoryBudget, MemoryHold
-from captioning.model.batcher import Captioned
+from captioning.limits import ByteHold, Limits
+from captioning.model.batcher import Batcher, Captioned
 from captioning.model.engine import Engine, GenerationOptions, Pixels
 from captioning.pictures.decoder import open_image
 from captioning.settings import Settings
 from captioning.trace import Trace
 
-Status = Literal["loading", "ready", "failed", "draining"]
+_HANG_UP_CHECK_S = 1.0  # how often a request that waits for the model looks whether its caller still does
+
+
+@dataclass
+class EncodedPicture:
+    """A picture's encoded bytes, with what they take of a budget until they are decoded."""
+
+    data: bytes
+    hold: ByteHold
+
+    def release(self) -> None:
+        """Let go of the bytes, which nobody else may refer to, and give back what they took."""
+        self.data = b""
+        self.hold.release()
 
 
 class Model(Protocol):
-    """What the service needs of the model."""
-
-    @property
-    def status(self) -> Status:
-        """Tell where the model is in its life."""
-
-    def start(self) -> None:
-        """Start loading it, unless that was done."""
-
-    @property
-    def waiting(self) -> int:
-        """Return how many pictures wait for it."""
-
-    def expected_wait_s(self) -> float:
-        """Return the seconds until a picture that came now would be captioned."""
-
-    def check_wait(self, deadline: Deadline) -> None:
-        """Raise `Overloaded` when the model would not have a picture that came now done by the deadline."""
+    """A model that may still be loading."""
 
     @property
     def identity(self) -> str:
@@ -48,47 +46,35 @@ class Model(Protocol):
     def engine(self) -> Engine:
         """Return the engine, or raise `ModelLoading` or `ModelFailed`."""
 
-    def submit(self, pixel_values: Pixels, options: GenerationOptions, deadline: Deadline) -> Future[Captioned]:
-        """Queue one preprocessed picture."""
-
 
 class Pipeline:
-    """Take a picture, or the URL of one, through all stages to its caption."""
+    """The way of a picture, or of the URL of one, through all stages to its caption."""
 
     def __init__(
         self,
         fetcher: Fetcher,
         cache: CaptionCache,
         model: Model,
+        batcher: Batcher,
+        limits: Limits,
+        url_digests: UrlDigests,
         *,
-        downloads: Admission,
-        decoding: MemoryBudget,
         max_image_pixels: int,
     ) -> None:
-        """Join the stages.
-
-        ``downloads`` bounds how many run at once, so that slow servers leave permits for uploads; ``decoding``
-        bounds the memory of all pictures that are decoded at once.
-        """
         self._fetcher = fetcher
         self._cache = cache
-        self.downloads = downloads
         self._model = model
-        self.decoding = decoding
+        self._batcher = batcher
+        self._limits = limits
+        self._url_digests = url_digests
         self._max_image_pixels = max_image_pixels
 
     def caption(
-        self,
-        source: str | bytes,
-        options: GenerationOptions,
-        *,
-        deadline: Deadline,
-        memory: MemoryHold,
-        trace: Trace,
+        self, source: str | EncodedPicture, options: GenerationOptions, *, deadline: Deadline, trace: Trace
     ) -> str:
-        """Caption one picture, given as an http(s) URL or as its encoded bytes.
+        """Caption one picture, given as an http(s) URL or as its encoded bytes; ``trace`` is filled stage by stage.
 
-        ``memory`` grows with the bytes that are downloaded; ``trace`` is filled stage by stage.
+        The bytes are released as soon as they are decoded, or at the end.
 
         Raises:
             CaptioningError: any of the tree.
@@ -98,20 +84,44 @@ class Pipeline:
         deadline.check()
         if isinstance(source, str):
             trace.image_host = parse_url(source).host
-            with trace.stage("fetch"), self.downloads.permit(lambda: 1.0):
-                source = self._fetcher.fetch(source, deadline=deadline, on_bytes=memory.grow)
-        trace.image_bytes = len(source)
+            try:
+                self._batcher.check_wait(deadline, options)  # a refusal costs no download
+            except Overloaded:
+                if (caption := self._known(source, options)) is None:
+                    raise
+                trace.cache = "hit"
+                return caption
+            with self._limits.pictures.hold() as hold:
+                picture = EncodedPicture(self._fetch(source, deadline, hold, trace), hold)
+                digest = picture_digest(picture.data)
+                self._url_digests.put(source, digest)
+                return self._caption_encoded(picture, digest, engine, options, deadline, trace)
+        return self._caption_encoded(source, picture_digest(source.data), engine, options, deadline, trace)
+
+    def _known(self, url: str, options: GenerationOptions) -> str | None:
+        """Return the caption of the picture that the URL last led to, if this process still knows both."""
+        digest = self._url_digests.get(url)
+        return self._cache.get(caption_key(digest, options, self._model.identity)) if digest else None
+
+    def _caption_encoded(
+        self,
+        picture: EncodedPicture,
+        digest: bytes,
+        engine: Engine,
+        options: GenerationOptions,
+        deadline: Deadline,
+        trace: Trace,
+    ) -> str:
+        trace.image_bytes = len(picture.data)
         trace.cache = "miss"
         with trace.stage("cache"):
-            key = caption_key(picture_digest(source), options, self._model.identity)
-            found = self._cache.look_up(key, deadline)
+            found = self._cache.look_up(caption_key(digest, options, self._model.identity), deadline)
         if isinstance(found, CachedCaption):
             trace.cache = "hit" if found.hit else "miss"
             return found.caption
         with found:  # whoever wants the same caption meanwhile waits for this one
-            self._model.check_wait(deadline)  # before anything is decoded in vain
-            with trace.stage("decode"):
-                pixel_values = self._decode(engine, source, deadline, trace)  # [3, H, W]
+            self._batcher.check_wait(deadline, options)  # a refusal costs no decoding
+            pixel_values = self._decode(engine, picture, deadline, trace)  # [3, H, W]
             captioned = self._generate(pixel_values, options, deadline)
             found.resolve(captioned.caption)
         trace.seconds.update(
@@ -123,32 +133,37 @@ class Pipeline:
         trace.batch_size = captioned.batch_size
         return captioned.caption
 
-    def _decode(self, engine: Engine, data: bytes, deadline: Deadline, trace: Trace) -> Pixels:
-        size = max(engine.preprocessor.size)
-        opened = open_image(data, max_pixels=self._max_image_pixels, target_size=size)
-        trace.image_format, trace.image_size = opened.format, opened.size
-        if opened.memory_bytes > self.decoding.total_bytes:
-            # WebP's decoder, for one, takes 17 bytes a pixel.
-            raise TooManyPixels(
-                f"Decoding this {opened.format} image takes more memory than the service has for it.",
-                detail=f"{opened.memory_bytes:,} bytes",
-            )
-        with self.decoding.hold(deadline) as memory:
-            memory.grow(opened.memory_bytes)
+    def _fetch(self, url: str, deadline: Deadline, hold: ByteHold, trace: Trace) -> bytes:
+        with trace.waiting("download_wait", self._limits.downloads.slot(deadline)), trace.stage("fetch"):
+            return self._fetcher.fetch(url, deadline=deadline, on_bytes=lambda size: hold.grow(size, deadline))
+
+    def _decode(self, engine: Engine, picture: EncodedPicture, deadline: Deadline, trace: Trace) -> Pixels:
+        with trace.waiting("decoder_wait", self._limits.decoders.slot(deadline)), trace.stage("decode"):
             deadline.check()
-            return engine.preprocessor(opened.decode())
+            opened = open_image(
+                picture.data, max_pixels=self._max_image_pixels, target_size=max(engine.preprocessor.size)
+            )
+            trace.image_format, trace.image_size = opened.format, opened.size
+            pixel_values = engine.preprocessor(opened.decode())
+        picture.release()
+        return pixel_values
 
     def _generate(self, pixel_values: Pixels, options: GenerationOptions, deadline: Deadline) -> Captioned:
-        future = self._model.submit(pixel_values, options, deadline)
+        future = self._batcher.submit(pixel_values, options, deadline)
         try:
-            return future.result(timeout=deadline.remaining())
-        except (TimeoutError, CancelledError) as error:
-            raise DeadlineExceeded(detail="waited for the model") from error
+            while True:
+                deadline.check()
+                try:
+                    return future.result(timeout=min(_HANG_UP_CHECK_S, deadline.remaining()))
+                except CancelledError as error:
+                    raise DeadlineExceeded(detail="waited for the model") from error
+                except TimeoutError:
+                    continue
         finally:
             future.cancel()  # of no effect once it runs; before that, nobody waits for it any more
 
 
-def make_pipeline(settings: Settings, model: Model) -> Pipeline:
+def make_pipeline(settings: Settings, model: Model, batcher: Batcher, limits: Limits) -> Pipeline:
     """Join the stages as the settings say."""
     fetcher = Fetcher(
         connect_timeout_s=settings.fetch_connect_timeout_s,
@@ -160,12 +175,14 @@ def make_pipeline(settings: Settings, model: Model) -> Pipeline:
         allow_private_addresses=settings.fetch_allow_private_addresses,
         user_agent=settings.fetch_user_agent,
     )
+    url_digests = UrlDigests(max_entries=settings.cache_max_entries, ttl_s=settings.cache_ttl_s)
     return Pipeline(
         fetcher,
         _make_cache(settings),
         model,
-        downloads=Admission(settings.max_concurrent_downloads),
-        decoding=MemoryBudget(settings.decode_memory_bytes),
+        batcher,
+        limits,
+        url_digests,
         max_image_pixels=settings.max_image_pixels,
     )
 

@@ -26,8 +26,6 @@ MAX_NEW_TOKENS_LIMIT = 100
 NUM_BEAMS_LIMIT = 5
 BATCH_SIZE_LIMIT = 64
 
-EngineName = Literal["torch", "int8"]
-
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?")  # RFC 6454, section 6.2
 _HOST_NAME = re.compile(r"[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*", re.IGNORECASE)  # RFC 1123, section 2.1
 # A Bearer token (RFC 6750, section 2.1) has neither colon nor at sign; other visible ASCII may stand in one here.
@@ -61,7 +59,7 @@ class Settings(BaseSettings):
     model_revision: str | None = Field(
         None, min_length=1, description="commit, tag or branch of a hub model; BLIP-base is pinned"
     )
-    engine: EngineName = Field("torch", description="what runs the model; int8 serves an export")
+    engine: str = Field("torch", description="what runs the model; int8 serves an export")
     num_threads: int = Field(0, ge=0, le=256, description="threads of the model; 0: the container's CPUs, shared out")
     web_concurrency: int = Field(1, ge=1, le=64, description="gunicorn workers; each loads its own model")
     host: str = Field("0.0.0.0", description="address that gunicorn listens on; `::` is IPv4 and IPv6")  # noqa: S104
@@ -94,6 +92,7 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(15 * MIB, ge=1024, description="largest request body; base64 adds a third")
     max_image_bytes: int = Field(10 * MIB, ge=1024, description="largest picture, after unpacking")
     max_image_pixels: int = Field(40_000_000, ge=1, description="largest width x height of a picture")
+    decode_processes: int = Field(2, ge=1, le=64, description="pictures that are decoded at once; more wait")
     decode_memory_bytes: int = Field(
         320 * MIB,
         ge=MIB,
@@ -225,11 +224,6 @@ class Settings(BaseSettings):
     def bulk_at_once(self) -> int:
         """Return how many pictures of one bulk request may be in the works: a quarter of all."""
         return max(1, self.max_concurrent_requests // 4)
-
-    @property
-    def encoded_memory_bytes(self) -> int:
-        """Return how much memory request bodies and downloads may take at once."""
-        return 6 * max(self.max_body_bytes, self.max_image_bytes)
 
     @property
     def logging_level(self) -> int:

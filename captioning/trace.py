@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
+
+STAGES = ("receive", "download_wait", "fetch", "cache", "decoder_wait", "decode", "queue", "generate")
+"""What a request can spend its time on, in order. In those named for a wait, and in queue, it stands in a line."""
 
 
 @dataclass
 class Trace:
-    """Collect what the stages tell, in the order in which they ran; what never came to be known stays none.
+    """The facts that the stages tell, in the order in which they ran; what never came to be known stays none.
 
-    ``seconds`` holds fetch, cache, decode, queue and generate, then the parts of generate: encode and decode_tokens.
+    ``seconds`` is by stage (`STAGES`); then come the parts of generate: encode and decode_tokens.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -32,3 +35,11 @@ class Trace:
             yield
         finally:
             self.seconds[name] = time.monotonic() - started
+
+    @contextmanager
+    def waiting(self, name: str, place: AbstractContextManager[None]) -> Iterator[None]:
+        """Hold ``place`` around what runs inside, and time only how long it took to get it."""
+        with ExitStack() as held:
+            with self.stage(name):
+                held.enter_context(place)
+            yield

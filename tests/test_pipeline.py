@@ -1,122 +1,158 @@
-"""The stages together: what is asked of memory and time before anything is done."""
+"""The stages together: what is asked of limits and time before anything is done."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
-from captioning.cache.captions import CaptionCache
 from captioning.deadline import Deadline
-from captioning.errors import DeadlineExceeded, Overloaded, TooManyPixels
-from captioning.fetch.fetcher import Fetcher
-from captioning.limits import Admission, MemoryBudget
+from captioning.errors import DeadlineExceeded, Overloaded
+from captioning.limits import Limits
 from captioning.model.batcher import Batcher
 from captioning.model.engine import GenerationOptions
-from captioning.pipeline import Pipeline
+from captioning.model.speed import BatchSeconds
+from captioning.pipeline import EncodedPicture, Pipeline, make_pipeline
 from captioning.settings import Settings
-from captioning.trace import Trace
+from captioning.trace import STAGES, Trace
 from model_loader import Captioner, load_engine
-from tests.conftest import EMOJI_MODEL, SAMPLES
+from tests.bad_servers import BadServer, http_answer, say_nothing
+from tests.conftest import EMOJI_MODEL, SAMPLES, wait_until
 
 PICTURE = SAMPLES[0].read_bytes()
-ROOMY = MemoryBudget(100_000_000)
+SETTINGS = Settings(
+    model_id=str(EMOJI_MODEL),
+    cache_max_entries=100,
+    max_concurrent_requests=4,
+    decode_processes=1,
+    fetch_allow_private_addresses=True,
+    fetch_allowed_ports=None,
+)
 
 
 @pytest.fixture(scope="module")
-def captioner() -> Iterator[Captioner]:
-    batcher = Batcher(max_batch_size=1, max_waiting=64)
-    captioner = Captioner(lambda: load_engine(Settings(model_id=str(EMOJI_MODEL))), batcher)
-    captioner.start()
-    while captioner.status == "loading":
-        time.sleep(0.05)
-    yield captioner
+def batcher() -> Iterator[Batcher]:
+    batcher = Batcher(max_batch_size=1)
+    yield batcher
     batcher.close()
 
 
+@pytest.fixture(scope="module")
+def captioner(batcher: Batcher) -> Captioner:
+    captioner = Captioner(lambda: load_engine(SETTINGS), batcher)
+    captioner.start()
+    wait_until(lambda: captioner.status == "ready")
+    return captioner
+
+
+@pytest.fixture
+def limits() -> Limits:
+    return Limits.from_settings(SETTINGS)
+
+
+@pytest.fixture
+def pipeline(captioner: Captioner, batcher: Batcher, limits: Limits) -> Pipeline:
+    return make_pipeline(SETTINGS, captioner, batcher, limits)
+
+
 def caption(
-    captioner: Captioner,
-    picture: bytes = PICTURE,
-    *,
-    cache: CaptionCache | None = None,
-    decoding: MemoryBudget = ROOMY,
-    seconds: float = 30,
-    trace: Trace,
+    pipeline: Pipeline, limits: Limits, picture: bytes = PICTURE, *, seconds: float = 60, trace: Trace | None = None
 ) -> str:
-    fetcher = Fetcher(
-        connect_timeout_s=1,
-        timeout_s=1,
-        max_redirects=0,
-        max_bytes=1,
-        allowed_hosts=frozenset(),
-        allowed_ports=frozenset(),
-        allow_private_addresses=False,
-        user_agent="test",
-    )
-    pipeline = Pipeline(
-        fetcher,
-        cache or CaptionCache(max_entries=0, ttl_s=1),
-        captioner,
-        downloads=Admission(1),
-        decoding=decoding,
-        max_image_pixels=1_000_000,
-    )
     deadline = Deadline.after(seconds)
-    with MemoryBudget(1).hold(deadline) as memory:
-        return pipeline.caption(picture, GenerationOptions(), deadline=deadline, memory=memory, trace=trace)
+    with limits.bodies.hold() as hold:
+        hold.grow(len(picture), deadline)
+        return pipeline.caption(
+            EncodedPicture(picture, hold), GenerationOptions(), deadline=deadline, trace=trace or Trace()
+        )
 
 
-def test_an_upload_passes_four_stages(captioner: Captioner) -> None:
+def test_an_upload_passes_its_stages_in_order(pipeline: Pipeline, limits: Limits) -> None:
     trace = Trace()
-    assert caption(captioner, trace=trace).endswith("background")
-    assert list(trace.seconds) == ["cache", "decode", "queue", "generate", "encode", "decode_tokens"]
+    assert caption(pipeline, limits, trace=trace).endswith("background")
+    stages = [stage for stage in trace.seconds if stage in STAGES]
+    assert stages == ["cache", "decoder_wait", "decode", "queue", "generate"]
     assert trace.seconds["encode"] + trace.seconds["decode_tokens"] <= trace.seconds["generate"]
     assert (trace.image_bytes, trace.image_format, trace.batch_size) == (len(PICTURE), "JPEG", 1)
 
 
-def test_a_known_picture_takes_neither_decoding_memory_nor_the_model(captioner: Captioner) -> None:
-    cache = CaptionCache(max_entries=1, ttl_s=60)
-    decoding = MemoryBudget(30_000_000)
-    made = caption(captioner, cache=cache, decoding=decoding, trace=Trace())
-    with decoding.hold(Deadline.after(30)) as everything:
-        everything.grow(decoding.total_bytes)
+def test_a_download_passes_its_stages_in_order(pipeline: Pipeline) -> None:
+    trace = Trace()
+    with BadServer(lambda connection: connection.send(http_answer(PICTURE))) as images:
+        pipeline.caption(images.url("/a.jpg"), GenerationOptions(), deadline=Deadline.after(60), trace=trace)
+    assert [stage for stage in trace.seconds if stage in STAGES] == [stage for stage in STAGES if stage != "receive"]
+
+
+def test_a_known_picture_waits_neither_for_a_decoder_nor_for_the_model(pipeline: Pipeline, limits: Limits) -> None:
+    made = caption(pipeline, limits)
+    with limits.decoders.slot(Deadline.after(60)):
         trace = Trace()
-        assert caption(captioner, cache=cache, decoding=decoding, trace=trace) == made
+        assert caption(pipeline, limits, trace=trace) == made
     assert (trace.cache, list(trace.seconds)) == ("hit", ["cache"])
 
 
-def test_a_picture_that_needs_more_memory_than_there_is_is_refused(captioner: Captioner) -> None:
-    with pytest.raises(TooManyPixels, match="JPEG"):
-        caption(captioner, decoding=MemoryBudget(10_000), trace=Trace())
-
-
-def test_decoding_waits_for_memory_and_gives_it_back(captioner: Captioner) -> None:
-    decoding = MemoryBudget(30_000_000)
+def test_a_picture_waits_for_a_decoder(pipeline: Pipeline, limits: Limits) -> None:
     with ThreadPoolExecutor(1) as caller:
-        with decoding.hold(Deadline.after(30)) as everything:
-            everything.grow(decoding.total_bytes)
-            answer = caller.submit(caption, captioner, decoding=decoding, trace=Trace())
-            assert not wait([answer], timeout=0.3).done
-        assert answer.result(timeout=30).endswith("background")
-    with decoding.hold(Deadline.after(1)) as everything:
-        everything.grow(decoding.total_bytes)
+        with limits.decoders.slot(Deadline.after(60)):
+            answer = caller.submit(caption, pipeline, limits)
+            wait_until(lambda: limits.decoders.waiting == 1)
+        assert answer.result(timeout=60).endswith("background")
+    assert limits.decoders.in_use == 0
 
 
-def test_a_request_whose_time_is_up_is_answered_and_not_computed(captioner: Captioner) -> None:
-    """Sixty ask at once and have the time of ten: some are captioned, the others are told."""
-    started = time.monotonic()
-    caption(captioner, trace=Trace())
-    time_of_ten = 10 * (time.monotonic() - started)
+def test_a_url_waits_for_a_download_slot_and_is_not_refused(pipeline: Pipeline, limits: Limits) -> None:
+    deadline = Deadline.after(60)
+    with BadServer(lambda connection: connection.send(http_answer(PICTURE))) as images, ThreadPoolExecutor(1) as caller:
+        with ExitStack() as others:
+            for _ in range(limits.downloads.limit):
+                others.enter_context(limits.downloads.slot(deadline))
+            answer = caller.submit(
+                pipeline.caption, images.url("/a.jpg"), GenerationOptions(), deadline=deadline, trace=Trace()
+            )
+            wait_until(lambda: limits.downloads.waiting == 1)
+            assert images.requests == []
+        assert answer.result(60).endswith("background")
 
-    def one(number: int) -> str | None:
-        try:  # a byte after its end makes another picture of it
-            return caption(captioner, PICTURE + bytes([number]), seconds=time_of_ten, trace=Trace())
-        except (DeadlineExceeded, Overloaded):
-            return None
 
-    with ThreadPoolExecutor(60) as callers:
-        answers = list(callers.map(one, range(60)))
-    assert 0 < answers.count(None) < 60
-    assert caption(captioner, trace=Trace())
+def test_encoded_bytes_are_given_back_before_the_model_s_turn(captioner: Captioner, limits: Limits) -> None:
+    queue = Batcher(max_batch_size=1)  # nobody runs it
+    pipeline = make_pipeline(SETTINGS, captioner, queue, limits)
+    with ThreadPoolExecutor(4) as callers:
+        pictures = [PICTURE + bytes([number]) for number in range(4)]
+        answers = [callers.submit(caption, pipeline, limits, picture) for picture in pictures]
+        wait_until(lambda: queue.waiting == 4)
+        assert limits.bodies.in_use == 0
+        queue.fail(Overloaded())
+        assert all(isinstance(answer.exception(60), Overloaded) for answer in answers)
+
+
+def test_a_caller_who_leaves_is_no_longer_waited_for(captioner: Captioner, limits: Limits) -> None:
+    queue = Batcher(max_batch_size=1)  # nobody runs it
+    pipeline = make_pipeline(SETTINGS, captioner, queue, limits)
+    gone: list[bool] = []
+    deadline = Deadline(Deadline.after(3600).at, abandoned=lambda: bool(gone))
+    with ThreadPoolExecutor(1) as caller, limits.bodies.hold() as hold:
+        picture = EncodedPicture(PICTURE, hold)
+        answer = caller.submit(pipeline.caption, picture, GenerationOptions(), deadline=deadline, trace=Trace())
+        wait_until(lambda: queue.waiting == 1)
+        gone.append(True)
+        with pytest.raises(DeadlineExceeded, match="gone"):
+            answer.result(60)
+    assert queue.waiting == 0
+
+
+def test_a_queue_that_is_too_long_refuses_a_url_before_its_download(captioner: Captioner, limits: Limits) -> None:
+    speed = BatchSeconds()
+    speed.learn(1, 100.0)
+    queue = Batcher(max_batch_size=1, speed=speed)  # nobody runs it
+    pipeline = make_pipeline(SETTINGS, captioner, queue, limits)
+    with BadServer(say_nothing) as images, ThreadPoolExecutor(1) as caller:
+        answer = caller.submit(caption, pipeline, limits)  # an idle model takes what comes first
+        wait_until(lambda: queue.waiting == 1)
+        with pytest.raises(Overloaded) as refused:
+            pipeline.caption(images.url("/a"), GenerationOptions(), deadline=Deadline.after(60), trace=Trace())
+        assert refused.value.retry_after_s == 200
+        assert images.requests == []
+        queue.fail(Overloaded())
+        assert answer.exception(60)

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from captioning.model.registry import engine_kind
 from captioning.settings import BLIP_BASE_REVISION, ApiKey, Settings, SettingsError, load_settings, misspelt_settings
 from tests.conftest import ROOT
 
@@ -40,7 +41,6 @@ def settings_with(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Settin
         ("FETCH_ALLOWED_PORTS", "80,https"),
         ("FETCH_ALLOWED_PORTS", "70000"),
         ("FETCH_ALLOW_PRIVATE_ADDRESSES", "maybe"),
-        ("ENGINE", "tensorflow"),
         ("LOG_LEVEL", "LOUD"),
         ("PORT", "http"),
         ("HOST", "0.0.0.0:8000"),
@@ -220,3 +220,8 @@ def shown(default: object) -> str:
     if isinstance(default, frozenset):
         return "`" + ",".join(map(str, sorted(default))) + "`"
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def test_an_unknown_engine_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match="ENGINE: must be torch or int8"):
+        engine_kind(settings_with(monkeypatch, ENGINE="tensorflow"))

@@ -13,8 +13,8 @@ from captioning.model.engine import GenerationOptions
 # generation. A cache that instances share outlives a deploy, so this is what tells old captions from new ones.
 VERSION = 2
 
-# By ending: the files of a checkpoint or of an int8 export that captions can depend on.
-_MODEL_FILES = (".json", ".txt", ".safetensors", ".bin", ".onnx", ".weights")
+# By ending: the files of a model, its weights apart, that captions can depend on.
+_SMALL_FILES = (".json", ".txt")
 
 
 def picture_digest(encoded: bytes) -> bytes:
@@ -28,15 +28,15 @@ def caption_key(digest: bytes, options: GenerationOptions, model: str) -> str:
     return f"caption:{VERSION}:{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}"
 
 
-def files_sha256(folder: Path) -> str:
-    """Return the hash of all that captions can depend on in a model's folder.
+def files_sha256(folder: Path, weights: tuple[str, ...]) -> str:
+    """Return the hash of all that captions can depend on in a model's folder; ``weights`` are endings of files.
 
     Every byte counts: fine-tuning may change a few biases only, which samples of the weights would miss, and a
     file's time differs between instances that hold the same. It takes 0.7 s for the 990 MB of BLIP-base.
     """
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.suffix in _MODEL_FILES:
+        if path.suffix in (*_SMALL_FILES, *weights):
             with path.open("rb") as file:
                 total.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return total.hexdigest()

@@ -14,16 +14,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 
 from captioning.cli.records import Outcome
 from captioning.cli.sources import is_url, read_file
 from captioning.deadline import Deadline
-from captioning.errors import CaptioningError, InternalError
-from captioning.limits import MemoryBudget
-from captioning.model.batcher import Batcher, Captioned
-from captioning.model.engine import Engine, GenerationOptions, Pixels
-from captioning.pipeline import Status, make_pipeline
+from captioning.errors import CaptioningError, InternalError, ShuttingDown
+from captioning.limits import Limits
+from captioning.model.batcher import Batcher
+from captioning.model.engine import Engine, GenerationOptions
+from captioning.pipeline import EncodedPicture, make_pipeline
 from captioning.settings import Settings
 from captioning.trace import Trace
 
@@ -49,12 +48,12 @@ class OfflineRun:
             threading.Thread(target=self._work, name=f"picture-{number}", daemon=True)
             for number in range(2 * settings.batch_max_size + 4)
         ]
-        self._batcher = Batcher(max_batch_size=settings.batch_max_size, max_waiting=len(self._threads))
-        self._model = _LoadedModel(engine, self._batcher)
-        # Room for a download in every thread: none is ever refused. What is captioned is written, not remembered.
+        # Room for a download in every thread. What is captioned is written, not remembered.
         changed = {"max_concurrent_requests": 2 * len(self._threads), "cache_max_entries": 0, "cache_url": None}
-        self._pipeline = make_pipeline(settings.model_copy(update=changed), self._model)
-        self._encoded = MemoryBudget(len(self._threads) * settings.max_image_bytes)
+        settings = settings.model_copy(update=changed)
+        self._batcher = Batcher(max_batch_size=settings.batch_max_size)
+        self._limits = Limits.from_settings(settings)
+        self._pipeline = make_pipeline(settings, _LoadedModel(engine), self._batcher, self._limits)
 
         self._sources: Sequence[str] = ()
         self._taken = 0
@@ -107,10 +106,15 @@ class OfflineRun:
     def _caption(self, source: str) -> str | CaptioningError:
         deadline = Deadline.after(_PATIENCE_S)
         try:
-            with self._encoded.hold(deadline) as memory:
-                picture = source if is_url(source) else read_file(source, max_bytes=self._max_image_bytes)
-                return self._pipeline.caption(picture, self._options, deadline=deadline, memory=memory, trace=Trace())
+            if is_url(source):
+                return self._pipeline.caption(source, self._options, deadline=deadline, trace=Trace())
+            with self._limits.pictures.hold() as hold:
+                picture = EncodedPicture(read_file(source, max_bytes=self._max_image_bytes), hold)
+                hold.grow(len(picture.data), deadline)
+                return self._pipeline.caption(picture, self._options, deadline=deadline, trace=Trace())
         except CaptioningError as error:
+            if isinstance(error, InternalError):
+                log.error("%r", source, exc_info=error.__cause__)
             return error
         except Exception:  # a bug that one picture meets must not lose the others
             if not self._stopped:
@@ -135,8 +139,7 @@ class OfflineRun:
 
     def _end(self) -> None:
         self._stopped = True
-        self._batcher.close()
-        self._model.cancel()
+        self._batcher.fail(ShuttingDown())
 
     def _join(self) -> None:
         end = time.monotonic() + _FAREWELL_S
@@ -146,36 +149,12 @@ class OfflineRun:
 
 
 class _LoadedModel:
-    """The model as the pipeline wants it, run by whoever runs the batcher."""
+    """A model that is there."""
 
-    status: Status = "ready"
-    waiting = 0
     identity = ""
 
-    def __init__(self, engine: Engine, batcher: Batcher) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._batcher = batcher
-        self._waiting: set[Future[Captioned]] = set()
-
-    def start(self) -> None:
-        pass
-
-    def expected_wait_s(self) -> float:
-        return self._batcher.expected_wait_s()
-
-    def check_wait(self, deadline: Deadline) -> None:
-        pass
 
     def engine(self) -> Engine:
         return self._engine
-
-    def submit(self, pixel_values: Pixels, options: GenerationOptions, deadline: Deadline) -> Future[Captioned]:
-        future = self._batcher.submit(pixel_values, options, deadline)
-        self._waiting.add(future)
-        future.add_done_callback(self._waiting.discard)
-        return future
-
-    def cancel(self) -> None:
-        """Let nobody wait any more."""
-        for future in list(self._waiting):
-            future.cancel()

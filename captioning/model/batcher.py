@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -12,16 +13,26 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from captioning.deadline import Deadline
-from captioning.errors import DeadlineExceeded, Overloaded, ShuttingDown
-from captioning.model.engine import Engine, Generation, GenerationOptions, Pixels
+from captioning.errors import (
+    CaptioningError,
+    DeadlineExceeded,
+    InternalError,
+    ModelFailed,
+    Overloaded,
+    ShuttingDown,
+)
+from captioning.model.engine import Engine, Generation, GenerationOptions, Pixels, warm_up
+from captioning.model.speed import BatchSeconds
+
+log = logging.getLogger("captioning.model")
 
 _SPEED_MARGIN = 1.25
-"""How much slower than measured the model may become before whoever was let in waits in vain."""
+"""How much slower than measured the model may become before a picture that was queued is too late."""
 
 
 @dataclass(frozen=True)
 class Captioned:
-    """Hold a caption with the seconds that it waited and that the model took for its batch."""
+    """A caption with the seconds that it waited and that the model took for its batch."""
 
     caption: str
     queue_s: float
@@ -31,65 +42,81 @@ class Captioned:
     batch_size: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Job:
-    pixel_values: Pixels
+    pixel_values: Pixels  # [3, H, W]
     options: GenerationOptions
     deadline: Deadline
+    queued_at: float
     future: Future[Captioned] = field(default_factory=Future)
-    queued_at: float = field(default_factory=time.monotonic)
 
 
 class Batcher:
-    """Collect pictures for one model thread, which calls `run`.
+    """The queue of one model thread, which calls `run`.
 
-    A batch never waits for company: the model takes whatever waits when it comes free, up to ``max_batch_size``.
+    A batch never waits for company: the model takes what waits when it comes free, up to ``max_batch_size``.
     """
 
     def __init__(
-        self, *, max_batch_size: int, max_waiting: int, on_batch: Callable[[Generation], None] = lambda batch: None
+        self,
+        *,
+        max_batch_size: int,
+        on_batch: Callable[[Generation], None] = lambda batch: None,
+        speed: BatchSeconds | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare; ``on_batch`` is called in the model thread with what each batch gave."""
         self._on_batch = on_batch
         self._max_batch_size = max_batch_size
-        self._max_waiting = max_waiting
-        self._waiting: deque[_Job] = deque()
+        self._clock = clock
+        self._waiting: dict[_Job, None] = {}  # in order of arrival
         self._changed = threading.Condition()
-        self._closed = False
+        self._refusal: CaptioningError | None = None
+        self._speed = speed or BatchSeconds()
+        self.has_captioned = False
         self._running = 0
-        self._seconds_per_picture = 0.0
-
-    def submit(self, pixel_values: Pixels, options: GenerationOptions, deadline: Deadline) -> Future[Captioned]:
-        """Queue one picture, float32 ``[3, H, W]``.
-
-        The future fails with `DeadlineExceeded` when the deadline passes, or the caller goes, before the model comes
-        to it.
-
-        Raises:
-            Overloaded: the queue is full, or too long for the deadline.
-            ShuttingDown: the batcher is closed.
-        """
-        job = _Job(pixel_values, options, deadline)
-        with self._changed:
-            if self._closed:
-                raise ShuttingDown
-            if len(self._waiting) >= self._max_waiting:
-                raise Overloaded(retry_after_s=self.expected_wait_s())
-            self.check_wait(deadline)
-            self._waiting.append(job)
-            self._changed.notify()
-        return job.future
+        self._running_since = 0.0
 
     @property
     def waiting(self) -> int:
         """Return how many pictures wait for the model."""
         return len(self._waiting)
 
-    def expected_wait_s(self) -> float:
-        """Return the seconds until a picture that came now would be captioned, by the speed measured so far."""
-        return (self._running + len(self._waiting) + 1) * self._seconds_per_picture
+    def submit(self, pixel_values: Pixels, options: GenerationOptions, deadline: Deadline) -> Future[Captioned]:
+        """Queue one picture, float32 ``[3, H, W]``. A future that is cancelled leaves the queue at once.
 
-    def check_wait(self, deadline: Deadline) -> None:
+        The future fails with `DeadlineExceeded` when the deadline passes, or the caller goes, before the model comes
+        to it.
+
+        Raises:
+            Overloaded: the queue is too long for the deadline.
+            ShuttingDown, ModelFailed: the queue is closed.
+        """
+        job = _Job(pixel_values, options, deadline, queued_at=self._clock())
+        with self._changed:
+            if self._refusal is not None:
+                raise type(self._refusal)()
+            self.check_wait(deadline, options)
+            self._waiting[job] = None
+            self._changed.notify_all()
+        job.future.add_done_callback(lambda _: self._leave(job))
+        return job.future
+
+    def expected_wait_s(self, options: GenerationOptions | None = None) -> float:
+        """Return the seconds until a picture that came now would be captioned, by the speed measured so far."""
+        with self._changed:
+            left = 0.0
+            if self._running:
+                left = max(0.0, self._speed.of(self._running) - (self._clock() - self._running_since))
+            # Pictures with equal options share batches.
+            groups = Counter(job.options for job in self._waiting)
+            groups[options or GenerationOptions()] += 1
+            for count in groups.values():
+                whole, rest = divmod(count, self._max_batch_size)
+                left += whole * self._speed.of(self._max_batch_size) + self._speed.of(rest)
+        return left
+
+    def check_wait(self, deadline: Deadline, options: GenerationOptions) -> None:
         """Refuse a picture that the model would not have done by its deadline: else all would wait, and none in time.
 
         An idle model takes every picture, so that one slow batch cannot keep all others out for ever.
@@ -97,24 +124,30 @@ class Batcher:
         Raises:
             Overloaded: the queue is too long for the deadline.
         """
-        ahead = self._running + len(self._waiting)
-        longest = (ahead + self._max_batch_size) * self._seconds_per_picture * _SPEED_MARGIN
-        if ahead and longest > deadline.remaining():
-            raise Overloaded(detail="the queue is too long for the deadline", retry_after_s=self.expected_wait_s())
+        if not self._running and not self._waiting:
+            return
+        expected = self.expected_wait_s(options)
+        if expected * _SPEED_MARGIN > deadline.remaining():
+            raise Overloaded(detail="the queue is too long for the deadline", retry_after_s=expected)
 
     def run(self, engine: Engine) -> None:
-        """Caption what comes, in the calling thread, until `close` is called and nothing waits any more."""
+        """Caption what comes, in the calling thread, until `close` is called and nothing waits any more.
+
+        Raises:
+            Exception: what the engine raised, when it cannot caption any picture any more. All that waited has
+                failed by then.
+        """
         while batch := self._next_batch():
-            started = time.monotonic()
+            started = self._clock()
             try:
                 generation = engine.caption(np.stack([job.pixel_values for job in batch]), batch[0].options)
-            except Exception as error:  # noqa: BLE001 - the waiting requests raise it at their own edge, which logs it
+            except Exception as error:  # noqa: BLE001 - each request of the batch raises it at its own edge, which logs it
                 for job in batch:
-                    job.future.set_exception(error)
+                    job.future.set_exception(_each_its_own(InternalError(), error))
+                self._check_engine(engine)
                 continue
-            took = time.monotonic() - started
-            self._learn_speed(took / len(batch))
-            self._on_batch(generation)
+            took = self._clock() - started
+            self._speed.learn(len(batch), took)
             for job, caption in zip(batch, generation.captions, strict=True):
                 job.future.set_result(
                     Captioned(
@@ -126,42 +159,74 @@ class Batcher:
                         batch_size=len(batch),
                     )
                 )
+            self.has_captioned = True
+            self._report(generation)
 
     def close(self) -> None:
         """Take no more pictures; what waits is still captioned."""
         with self._changed:
-            self._closed = True
+            self._refusal = self._refusal or ShuttingDown()
             self._changed.notify_all()
+
+    def fail(self, error: CaptioningError) -> None:
+        """Take no more pictures, and fail those that wait."""
+        with self._changed:
+            self._refusal = error
+            waiting = list(self._waiting)
+            self._changed.notify_all()
+        for job in waiting:
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(_each_its_own(type(error)(), error))
+
+    def _check_engine(self, engine: Engine) -> None:
+        """Tell a batch that the engine could not caption, say for want of memory, from an engine that cannot go on."""
+        try:
+            warm_up(engine)
+        except Exception:
+            self.fail(ModelFailed())
+            raise
+
+    def _report(self, generation: Generation) -> None:
+        try:
+            self._on_batch(generation)
+        except Exception:  # whoever counts batches must not end the model thread
+            log.exception("A batch could not be counted.")
 
     def _next_batch(self) -> list[_Job]:
         """Wait for work; return jobs with equal options, the oldest among them, or none when all is done."""
         with self._changed:
             while True:
                 batch = self._take()
-                self._running = len(batch)
-                if batch or (self._closed and not self._waiting):
+                self._running, self._running_since = len(batch), self._clock()
+                if batch or (self._refusal is not None and not self._waiting):
                     return batch
                 self._changed.wait()
 
     def _take(self) -> list[_Job]:
         batch: list[_Job] = []
-        others: deque[_Job] = deque()
-        while self._waiting and len(batch) < self._max_batch_size:
-            job = self._waiting.popleft()
+        for job in list(self._waiting):
+            if len(batch) == self._max_batch_size:
+                break
             if batch and job.options != batch[0].options:
-                others.append(job)
-            elif not job.future.set_running_or_notify_cancel():
                 continue
+            del self._waiting[job]
+            if not job.future.set_running_or_notify_cancel():
+                continue
+            try:
+                job.deadline.check()
+            except DeadlineExceeded as error:
+                job.future.set_exception(error)
             else:
-                try:
-                    job.deadline.check()
-                except DeadlineExceeded as error:
-                    job.future.set_exception(error)
-                else:
-                    batch.append(job)
-        self._waiting.extendleft(reversed(others))
+                batch.append(job)
         return batch
 
-    def _learn_speed(self, seconds: float) -> None:
-        known = self._seconds_per_picture
-        self._seconds_per_picture = seconds if not known else 0.8 * known + 0.2 * seconds
+    def _leave(self, job: _Job) -> None:
+        with self._changed:
+            self._waiting.pop(job, None)
+            self._changed.notify_all()
+
+
+def _each_its_own(error: CaptioningError, cause: Exception) -> CaptioningError:
+    """Return ``error`` for one request, caused by what several share: a raised exception collects its own traceback."""
+    error.__cause__ = cause
+    return error

@@ -55,3 +55,13 @@ class Engine(Protocol):
 
     def caption(self, pixel_values: Pixels, options: GenerationOptions) -> Generation:
         """Caption float32 ``[B, 3, H, W]``: B captions."""
+
+
+def warm_up(engine: Engine) -> None:
+    """Caption one picture of no contents, so that the first request does not pay for what is set up lazily.
+
+    Raises:
+        Exception: the engine cannot caption.
+    """
+    pixel_values = np.zeros((1, 3, *engine.preprocessor.size), np.float32)  # [1, 3, H, W]
+    engine.caption(pixel_values, GenerationOptions(max_new_tokens=2))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoTokenizer, BlipForConditionalGeneration
+from transformers.utils import logging as transformers_logging
 
 from captioning.model.engine import Generation, GenerationOptions, Pixels
 from captioning.model.preprocessor import Preprocessor
+from captioning.settings import Settings
 
 
 class TorchEngine:
@@ -83,3 +86,10 @@ class TorchEngine:
         # The tokenizer under transformers' wrapper, which changes its state at every call and so is not thread-safe.
         ids: list[int] = self._tokenizer.backend_tokenizer.encode(prompt).ids
         return ids
+
+
+def load(folder: Path, settings: Settings) -> TorchEngine:
+    """Load the checkpoint in ``folder``; raises as `TorchEngine` does."""
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
+    return TorchEngine(folder, num_threads=settings.model_threads)

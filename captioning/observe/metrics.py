@@ -16,16 +16,25 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from captioning.limits import Admission, MemoryBudget
+from captioning.lifecycle import Readiness
+from captioning.limits import Limits
+from captioning.model.batcher import Batcher
 from captioning.model.engine import Generation
 from captioning.observe.metrics_folder import metrics_folder
-from captioning.pipeline import Model, Status
-from captioning.trace import Trace
+from captioning.trace import STAGES, Trace
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_REQUEST_STAGES = ("fetch", "cache", "decode", "queue")
+_REQUEST_STAGES = tuple(stage for stage in STAGES if stage != "generate")  # which is measured by its two parts
 _BATCH_STAGES = ("encode", "decode_tokens")
 _CACHE_RESULTS = ("hit", "miss")
+# Metric -> the limit that it shows (captioning.limits.Limits), and what that counts.
+_LIMITS = {
+    "permits": ("requests", "Requests under way"),
+    "body_bytes": ("bodies", "Bytes of request bodies"),
+    "downloads": ("downloads", "Downloads under way"),
+    "picture_bytes": ("pictures", "Bytes of encoded pictures"),
+    "decoders": ("decoders", "Pictures that are decoded"),
+}
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _PICTURES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _READ_EVERY_S = 1.0
@@ -49,29 +58,28 @@ class Metrics:
         self._worker_starts = self._counter("worker_starts", "Worker processes that began to serve.")
 
         self._queue = self._gauge("queue_pictures", "Pictures that wait for the model.")
-        self._permits = self._gauge("permits_in_use", "Requests in the works.")
-        self._permits_limit = self._gauge("permits_limit", "Requests that may be in the works.")
-        self._downloads = self._gauge("downloads_in_use", "Downloads under way.")
-        self._downloads_limit = self._gauge("downloads_limit", "Downloads that may be under way.")
-        self._decoding = self._gauge("decode_memory_bytes", "Memory that pictures take while they are decoded.")
-        self._decoding_limit = self._gauge("decode_memory_limit_bytes", "Memory that decoding may take.")
+        self._limits = {
+            attribute: {
+                "in_use": self._gauge(f"{name}_in_use", f"{what}."),
+                "limit": self._gauge(f"{name}_limit", f"{what}: the most that there may be."),
+                "waiting": self._gauge(f"{name}_waiting", f"{what}: how many wait in line for this limit."),
+            }
+            for name, (attribute, what) in _LIMITS.items()
+        }
         self._model_state = self._gauge("model_state", "Workers whose model is in this state.", "status")
         self._memory = self._gauge("worker_memory_bytes", "Resident memory of a worker.", "worker", "kind")
         self._readings: list[Callable[[], None]] = []
 
-    def watch(self, *, admission: Admission, downloads: Admission, decoding: MemoryBudget, model: Model) -> None:
+    def watch(self, limits: Limits, batcher: Batcher, readiness: Callable[[], Readiness]) -> None:
         """Name the objects that the gauges speak of."""
 
         def read() -> None:
-            self._queue.set(model.waiting)
-            self._permits.set(admission.in_use)
-            self._permits_limit.set(admission.limit)
-            self._downloads.set(downloads.in_use)
-            self._downloads_limit.set(downloads.limit)
-            self._decoding.set(decoding.held_bytes)
-            self._decoding_limit.set(decoding.total_bytes)
-            for status in get_args(Status):
-                self._model_state.labels(status).set(model.status == status)
+            self._queue.set(batcher.waiting)
+            for attribute, gauges in self._limits.items():
+                for reading, gauge in gauges.items():
+                    gauge.set(getattr(getattr(limits, attribute), reading))
+            for status in get_args(Readiness):
+                self._model_state.labels(status).set(readiness() == status)
             for kind, size in resident_memory().items():
                 self._memory.labels(str(os.getpid()), kind).set(size)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
+from captioning.limits import Limits
 from captioning.settings import Settings, misspelt_settings
 
 log = logging.getLogger("captioning.start")
@@ -15,6 +16,7 @@ def log_start(settings: Settings, environment: Mapping[str, str], addresses: Seq
 
     ``addresses`` and ``workers`` are gunicorn's: GUNICORN_CMD_ARGS and the command line outrank the settings.
     """
+    limits = Limits.from_settings(settings)
     log.info(
         "Starting.",
         extra={
@@ -26,8 +28,9 @@ def log_start(settings: Settings, environment: Mapping[str, str], addresses: Seq
             "listens_on": ", ".join(addresses),
             "requests": settings.max_concurrent_requests,
             "downloads": settings.max_concurrent_downloads,
-            "encoded_bytes": settings.encoded_memory_bytes,
-            "decode_bytes": settings.decode_memory_bytes,
+            "body_bytes": limits.bodies.most,
+            "picture_bytes": limits.pictures.most,
+            "decode_bytes": settings.decode_processes * settings.decode_memory_bytes,
             "cache_entries": settings.cache_max_entries,
             "shared_cache": settings.cache_url is not None,
             "api_keys": len(settings.api_keys),

@@ -13,16 +13,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping
 
-from captioning.settings import MIB, EngineName
-
-BLOCK_BYTES: dict[EngineName, int] = {"int8": 128 * 1024, "torch": int(15.5 * MIB)}
-"""From which size on blocks come from the kernel, one by one.
-
-The int8 engine keeps its own blocks, so that this can be glibc's first threshold. Torch asks for the same blocks for
-every picture, the largest of 15.2 MiB (BLIP-base's attention scores): mapped anew, they cost a fifth of a caption's
-time. Those in which Pillow keeps large pictures are of 15.75 to 16 MiB, and are what leaves the holes.
-"""
-
 # From malloc.h.
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 _MAX_HEAPS = 2

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from captioning.settings import EngineName
+from captioning.lifecycle import Readiness
 
 
 class _Answer(BaseModel):
@@ -60,7 +60,7 @@ class HealthAnswer(_Answer):
 class ReadinessAnswer(_Answer):
     """Say which model answers, and whether it does yet."""
 
-    status: Literal["loading", "ready", "failed", "draining"]
+    status: Readiness
     model: str = Field(description="hub name or folder")
     revision: str | None = Field(description="commit of a hub model")
-    engine: EngineName
+    engine: str

@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from flask import Request, g
 
 from captioning.errors import Unauthorized
-from captioning.limits import Admission
+from captioning.limits import Permits
 from captioning.settings import ApiKey
 
 
 class ApiKeys:
     """The keys of the settings; those with a limit have permits of their own beside the service's."""
 
-    def __init__(self, keys: Sequence[ApiKey], permits: Admission) -> None:
+    def __init__(self, keys: Sequence[ApiKey], permits: Permits) -> None:
         self._keys = keys
-        self._permits = {key: Admission(key.limit, within=permits) if key.limit else permits for key in keys}
+        self._permits = {key: Permits(key.limit, within=permits) if key.limit else permits for key in keys}
         self._shared = permits
 
-    def check(self, request: Request) -> Admission:
+    def check(self, request: Request) -> Permits:
         """Return the permits that a request takes its own from, by the key in it (RFC 6750, section 2.1).
 
         Raises:

@@ -15,20 +15,20 @@ from werkzeug.wsgi import get_input_stream
 
 from captioning.deadline import Deadline
 from captioning.errors import BodyTooLarge, InvalidRequest
-from captioning.limits import MemoryHold
+from captioning.limits import ByteHold
 from captioning.web.caption_request import parsing_memory
 
 _PIECE = 65_536
 
 
-def read_body(request: Request, *, max_bytes: int, deadline: Deadline, memory: MemoryHold) -> bytes:
-    """Read the whole body; ``memory`` grows with what has really arrived, so a slow sender holds little.
+def read_body(request: Request, *, max_bytes: int, deadline: Deadline, hold: ByteHold) -> bytes:
+    """Read the whole body; ``hold`` grows with what has really arrived, so a slow sender holds little, and then by
+    what parsing it takes.
 
     Raises:
         BodyTooLarge: its length, or what arrives without one, is over ``max_bytes``.
         DeadlineExceeded: it did not arrive in time.
         InvalidRequest: the client went away, or broke HTTP's framing.
-        Overloaded: there is no memory for it.
     """
     too_large = BodyTooLarge(f"The request body is over the limit of {max_bytes:,} bytes.")
     expected = request.content_length
@@ -41,7 +41,7 @@ def read_body(request: Request, *, max_bytes: int, deadline: Deadline, memory: M
             while piece := stream.read(_PIECE):
                 if body.tell() + len(piece) > max_bytes:
                     raise too_large
-                memory.grow(len(piece))
+                hold.grow(len(piece), deadline)
                 body.write(piece)
     except (ParseException, ClientDisconnected, OSError) as error:
         deadline.remaining()  # what breaks after the deadline broke because of it
@@ -50,7 +50,13 @@ def read_body(request: Request, *, max_bytes: int, deadline: Deadline, memory: M
     if expected is not None and body.tell() < expected:
         raise InvalidRequest(f"The request body ended after {body.tell():,} of {expected:,} bytes.")
     received = body.getvalue()
-    memory.grow(parsing_memory(request, received))
+    parsing = parsing_memory(request, received)
+    if hold.size + parsing > hold.largest:
+        raise BodyTooLarge(
+            f"Reading this request body takes {hold.size + parsing:,} bytes of memory, over the limit of "
+            f"{hold.largest:,}; send the picture as multipart/form-data."
+        )
+    hold.grow(parsing, deadline)
     return received
 
 

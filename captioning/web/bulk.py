@@ -3,52 +3,52 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from typing import TypeVar
 
 from captioning.errors import Overloaded
-from captioning.limits import Admission
+from captioning.limits import Permits
 
 Source = TypeVar("Source")
-Outcome = TypeVar("Outcome")
+Result = TypeVar("Result")
 
 
 def each_as_admitted(
-    sources: Sequence[Source], work: Callable[[Source], Outcome], *, admission: Admission, at_once: int
-) -> Iterator[tuple[int, Future[Outcome]]]:
+    sources: Sequence[Source], work: Callable[[Source], Result], *, permits: Permits, at_once: int
+) -> Generator[tuple[int, Future[Result]]]:
     """Yield each source's index with its finished future, as soon as it is done.
 
     Every source in the works has a permit. The caller holds one, so that a request that was let in always gets on;
     up to ``at_once - 1`` more are taken while they are free, and given back as soon as nothing waits for them.
-    Closing the iterator starts no more sources and waits for those that run.
+    Closing the generator starts no more sources and waits for those that run.
     """
     waiting = deque(enumerate(sources))
-    running: dict[Future[Outcome], int] = {}
-    permits: list[ExitStack] = []
+    running: dict[Future[Result], int] = {}
+    extra: list[ExitStack] = []
     with ExitStack() as everything, ThreadPoolExecutor(at_once, thread_name_prefix="bulk") as pool:
         while waiting or running:
             while waiting and len(running) < at_once:
-                if len(running) > len(permits):
-                    permit = _another(admission)
+                if len(running) > len(extra):
+                    permit = _another(permits)
                     if permit is None:
                         break
-                    permits.append(everything.enter_context(permit))
+                    extra.append(everything.enter_context(permit))
                 index, source = waiting.popleft()
                 running[pool.submit(work, source)] = index
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 index = running.pop(future)
-                if permits and not waiting:
-                    permits.pop().close()
+                if extra and not waiting:
+                    extra.pop().close()
                 yield index, future
 
 
-def _another(admission: Admission) -> ExitStack | None:
+def _another(permits: Permits) -> ExitStack | None:
     permit = ExitStack()
     try:
-        permit.enter_context(admission.permit(lambda: 0.0))
+        permit.enter_context(permits.permit(lambda: 0.0))
     except Overloaded:
         return None
     return permit

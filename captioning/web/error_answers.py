@@ -35,6 +35,7 @@ def answer_errors(app: Flask) -> None:
         response.headers.extend((name, value) for name, value in error.get_headers() if name == "Allow")
         return response, status
 
+    @app.errorhandler(InternalError)
     @app.errorhandler(Exception)
     def answer_bug(error: Exception) -> tuple[Response, int]:
         return answer(as_captioning_error(error, g.request_id))
@@ -42,7 +43,8 @@ def answer_errors(app: Flask) -> None:
 
 def as_captioning_error(error: BaseException, request_id: str) -> CaptioningError:
     """Return a failure of the tree as it is; log any other, which is a bug, and return what callers are told of it."""
-    if isinstance(error, CaptioningError):
+    if isinstance(error, CaptioningError) and not isinstance(error, InternalError):
         return error
-    log.error("Request %s met a bug.", request_id, exc_info=error, extra={"request_id": request_id})
+    cause = error.__cause__ or error  # what several requests met is the cause of an error of each
+    log.error("Request %s met a bug.", request_id, exc_info=cause, extra={"request_id": request_id})
     return InternalError()

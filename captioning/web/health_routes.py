@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from flask import Blueprint, Response, jsonify
 
-from captioning.pipeline import Model
-from captioning.settings import EngineName
+from captioning.lifecycle import Readiness
 from captioning.web.answers import HealthAnswer, ReadinessAnswer
 
 
-def health_routes(model: Model, *, name: str, revision: str | None, engine: EngineName) -> Blueprint:
+def health_routes(readiness: Callable[[], Readiness], *, name: str, revision: str | None, engine: str) -> Blueprint:
     """Make the routes for liveness and readiness."""
     routes = Blueprint("health", __name__)
 
@@ -19,7 +20,7 @@ def health_routes(model: Model, *, name: str, revision: str | None, engine: Engi
 
     @routes.get("/readyz")
     def readyz() -> tuple[Response, int]:
-        answer = ReadinessAnswer(status=model.status, model=name, revision=revision, engine=engine)
+        answer = ReadinessAnswer(status=readiness(), model=name, revision=revision, engine=engine)
         return jsonify(answer.model_dump()), 200 if answer.status == "ready" else 503
 
     return routes

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from flask import Blueprint, Flask, Response, g, request
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from captioning.observe.metrics import Metrics
 from captioning.web.api_keys import api_key_name
-from captioning.web.request_log import error_code, route_of_request
+from captioning.web.request_log import error_code, route_of_request, when_answered
 
 
 def measure_requests(app: Flask, metrics: Metrics) -> None:
@@ -17,14 +18,16 @@ def measure_requests(app: Flask, metrics: Metrics) -> None:
 
     @app.after_request
     def observe(response: Response) -> Response:
-        metrics.observe_request(
+        observe_after = partial(
+            metrics.observe_request,
             route=route_of_request(),
             method=request.method,
             status=response.status_code,
             code=error_code(),
             api_key=api_key_name() or "none",
-            seconds=time.monotonic() - g.started,
         )
+        started = g.started
+        when_answered(response, lambda: observe_after(seconds=time.monotonic() - started))
         return response
 
 

@@ -6,18 +6,18 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from flask import Flask, Response, g, request
 
-from captioning.trace import Trace
+from captioning.trace import STAGES, Trace
 from captioning.web.api_keys import api_key_name
 from captioning.web.trace_context import trace_fields
 
 log = logging.getLogger("captioning.requests")
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-_SERVER_TIMING = ("fetch", "cache", "decode", "queue", "generate")
 _ASKED_ALL_THE_TIME = ("/healthz", "/readyz", "/metrics")
 _MOST_CHARACTERS = 256  # longer than any host's name (RFC 1035, section 2.3.4)
 
@@ -38,14 +38,22 @@ def identify_requests(app: Flask) -> None:
         response.headers["X-Content-Type-Options"] = "nosniff"
         if trace := g.get("trace"):
             response.headers["Server-Timing"] = ", ".join(
-                f"{stage};dur={seconds * 1000:.1f}"
-                for stage, seconds in trace.seconds.items()
-                if stage in _SERVER_TIMING
+                f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in trace.seconds.items() if stage in STAGES
             )
             if trace.cache:
                 response.headers["X-Cache"] = trace.cache
-        _log_request(response)
+        fields = _fields(response)
+        started = g.started
+        when_answered(response, lambda: _log_request(fields, time.monotonic() - started))
         return response
+
+
+def when_answered(response: Response, observe: Callable[[], object]) -> None:
+    """Call ``observe`` when the answer is whole: a streamed one at its end, also where its reader has gone."""
+    if response.is_streamed:
+        response.call_on_close(observe)
+    else:
+        observe()
 
 
 def route_of_request() -> str:
@@ -59,26 +67,29 @@ def error_code() -> str:
     return error.code if error else "none"
 
 
-def _log_request(response: Response) -> None:
+def _fields(response: Response) -> dict[str, Any]:
+    return {
+        "request_id": g.request_id,
+        **g.trace_context,
+        **({"api_key": name} if (name := api_key_name()) else {}),
+        "method": request.method,
+        "path": request.path[:_MOST_CHARACTERS],
+        "route": route_of_request(),
+        "status": response.status_code,
+        **_error_fields(),
+        **_trace_fields(g.get("trace", Trace())),
+    }
+
+
+def _log_request(fields: dict[str, Any], seconds: float) -> None:
     """Write one line a request; what platforms and Prometheus ask every few seconds, only at DEBUG."""
-    route = route_of_request()
     log.log(
-        logging.DEBUG if route in _ASKED_ALL_THE_TIME else logging.INFO,
+        logging.DEBUG if fields["route"] in _ASKED_ALL_THE_TIME else logging.INFO,
         "%s %s %d",
-        request.method,
-        request.path[:_MOST_CHARACTERS],
-        response.status_code,
-        extra={
-            "request_id": g.request_id,
-            **g.trace_context,
-            **({"api_key": name} if (name := api_key_name()) else {}),
-            "method": request.method,
-            "route": route,
-            "status": response.status_code,
-            **_error_fields(),
-            "total_ms": _milliseconds(time.monotonic() - g.started),
-            **_trace_fields(g.get("trace", Trace())),
-        },
+        fields["method"],
+        fields.pop("path"),
+        fields["status"],
+        extra={**fields, "total_ms": _milliseconds(seconds)},
     )
 
 

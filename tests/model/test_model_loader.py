@@ -188,7 +188,7 @@ def test_a_captioner_goes_from_loading_to_ready_and_starts_once() -> None:
         loaded.append(1)
         return load_engine(Settings(model_id=str(EMOJI_MODEL)))
 
-    captioner = Captioner(load, Batcher(max_batch_size=1, max_waiting=1))
+    captioner = Captioner(load, Batcher(max_batch_size=1))
     captioner.start()
     captioner.start()
     assert captioner.status == "loading"
@@ -200,8 +200,6 @@ def test_a_captioner_goes_from_loading_to_ready_and_starts_once() -> None:
     assert captioner.status == "ready"
     assert captioner.engine().preprocessor.size == (112, 112)
     assert loaded == [1]
-    captioner.drain()
-    assert captioner.status == "draining"
     assert captioner.engine()
 
 
@@ -211,7 +209,7 @@ def test_a_captioner_that_cannot_load_says_so_and_calls_for_the_end() -> None:
     def load() -> Engine:
         raise ModelLoadError("no such model")
 
-    captioner = Captioner(load, Batcher(max_batch_size=1, max_waiting=1), on_failure=ended.set)
+    captioner = Captioner(load, Batcher(max_batch_size=1), on_failure=lambda served: ended.set())
     captioner.start()
     assert ended.wait(5)
     assert captioner.status == "failed"

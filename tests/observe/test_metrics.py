@@ -10,9 +10,9 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from http.client import HTTPResponse
 from pathlib import Path
 
@@ -24,13 +24,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app import create_app
 from captioning.deadline import Deadline
-from captioning.limits import Admission, MemoryBudget
+from captioning.lifecycle import Readiness
+from captioning.limits import ByteBudget, Limits, Permits, Slots
 from captioning.model.batcher import Batcher
 from captioning.model.engine import GenerationOptions
 from captioning.observe.metrics import Metrics
 from captioning.settings import Settings
 from captioning.trace import Trace
-from model_loader import Captioner
 from tests.bad_servers import BadServer, Connection
 from tests.conftest import EMOJI_MODEL, ROOT, SAMPLES, Service, wait_until
 
@@ -239,20 +239,8 @@ def test_the_folder_goes_with_the_master(start_service: Callable[..., Service]) 
     assert not list(FOLDERS.glob(pattern))
 
 
-@pytest.fixture
-def captioner() -> Iterator[Captioner]:
-    """A model that never loads."""
-    loading = threading.Event()
-
-    def load() -> None:
-        loading.wait(30)
-
-    yield Captioner(load, Batcher(max_batch_size=1, max_waiting=3))  # type: ignore[arg-type]
-    loading.set()
-
-
-def test_without_gunicorn_each_application_counts_for_itself(captioner: Captioner) -> None:
-    first, second = (create_app(Settings(_env_file=None), captioner).test_client() for _ in range(2))
+def test_without_gunicorn_each_application_counts_for_itself() -> None:
+    first, second = (create_app(Settings(_env_file=None)).test_client() for _ in range(2))
     first.get("/healthz")
     assert Scrape(first.get("/metrics").text).value("requests_total", route="/healthz") == 1
     seen = Scrape(second.get("/metrics").text)
@@ -261,24 +249,44 @@ def test_without_gunicorn_each_application_counts_for_itself(captioner: Captione
     assert seen.value("worker_memory_bytes", worker=str(os.getpid()), kind="anon") > 0
 
 
-def test_gauges_tell_what_their_objects_hold(captioner: Captioner) -> None:
+def test_gauges_tell_what_is_held_and_who_waits() -> None:
     metrics = Metrics()
-    admission, downloads, decoding = Admission(5), Admission(3), MemoryBudget(1000)
-    metrics.watch(admission=admission, downloads=downloads, decoding=decoding, model=captioner)
-    deadline = Deadline.after(30)
-    with admission.permit(float), admission.permit(float), downloads.permit(float), decoding.hold(deadline) as memory:
-        memory.grow(700)
-        picture = np.zeros((3, 1, 1), np.float32)
+    limits = Limits(
+        requests=Permits(5),
+        bodies=ByteBudget(1000, largest=1000),
+        downloads=Slots(1),
+        pictures=ByteBudget(100, largest=50),
+        decoders=Slots(3),
+    )
+    batcher = Batcher(max_batch_size=1)
+    states: list[Readiness] = ["loading", "draining"]
+    metrics.watch(limits, batcher, lambda: states[0])
+    deadline = Deadline.after(60)
+    with ThreadPoolExecutor(2) as waiting, ExitStack() as held:
+        for _ in range(2):
+            held.enter_context(limits.requests.permit(float))
+        held.enter_context(limits.bodies.hold()).grow(700, deadline)
+        held.enter_context(limits.downloads.slot(deadline))
         for _ in range(3):
-            captioner.submit(picture, GenerationOptions(), deadline)
+            batcher.submit(np.zeros((3, 1, 1), np.float32), GenerationOptions(), deadline)
+
+        def wait_for_a_slot() -> None:
+            with limits.downloads.slot(deadline):
+                pass
+
+        waiters = [waiting.submit(wait_for_a_slot) for _ in range(2)]
+        wait_until(lambda: limits.downloads.waiting == 2)
         seen = Scrape(metrics.exposition().decode())
-    assert (seen.value("permits_in_use"), seen.value("permits_limit")) == (2, 5)
-    assert (seen.value("downloads_in_use"), seen.value("downloads_limit")) == (1, 3)
-    assert (seen.value("decode_memory_bytes"), seen.value("decode_memory_limit_bytes")) == (700, 1000)
+        held.close()
+        assert all(waiter.result(60) is None for waiter in waiters)
+    assert (seen.value("permits_in_use"), seen.value("permits_limit"), seen.value("permits_waiting")) == (2, 5, 0)
+    assert (seen.value("downloads_in_use"), seen.value("downloads_limit"), seen.value("downloads_waiting")) == (1, 1, 2)
+    assert (seen.value("body_bytes_in_use"), seen.value("body_bytes_limit")) == (700, 1000)
+    assert (seen.value("picture_bytes_in_use"), seen.value("decoders_limit")) == (0, 3)
     assert seen.value("queue_pictures") == 3
-    captioner.drain()
+    states.reverse()
     seen = Scrape(metrics.exposition().decode())
-    assert (seen.value("permits_in_use"), seen.value("decode_memory_bytes")) == (0, 0)
+    assert (seen.value("permits_in_use"), seen.value("body_bytes_in_use"), seen.value("downloads_waiting")) == (0, 0, 0)
     assert (seen.value("model_state"), seen.value("model_state", status="draining")) == (1, 1)
 
 

@@ -38,10 +38,12 @@ libc.fflush(stream)
 # Blocks that were freed once teach glibc not to map such blocks any more, and the one on top keeps all below it.
 _BLOCKS = """
 import os, re, sys
-from captioning.server.allocator import BLOCK_BYTES, give_memory_back
+from captioning.model.registry import engine_kind
+from captioning.server.allocator import give_memory_back
+from captioning.settings import Settings
 
-if sys.argv[1] in BLOCK_BYTES:
-    assert give_memory_back(os.environ, block_bytes=BLOCK_BYTES[sys.argv[1]])
+if sys.argv[1] != "untold":
+    assert give_memory_back(os.environ, block_bytes=engine_kind(Settings(engine=sys.argv[1])).block_bytes)
 
 def own():
     return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from captioning.errors import CorruptImage, Overloaded
-from captioning.limits import Admission
+from captioning.limits import Permits
 from captioning.web.bulk import each_as_admitted
 from tests.bad_servers import BadServer, Connection
 from tests.conftest import SAMPLES, Service
@@ -23,13 +23,13 @@ Start = Callable[..., Service]
 
 
 def test_every_source_is_yielded_once_with_its_place() -> None:
-    done = dict(each_as_admitted("abcdefg", str.upper, admission=Admission(3), at_once=8))
+    done = dict(each_as_admitted("abcdefg", str.upper, permits=Permits(3), at_once=8))
     assert {index: future.result() for index, future in done.items()} == dict(enumerate("ABCDEFG"))
 
 
 def test_no_more_are_in_the_works_than_have_permits() -> None:
     """The caller's own permit, and the two that are free; `at_once` would allow eight."""
-    admission = Admission(3)
+    permits = Permits(3)
     running = 0
     most = 0
     lock = threading.Lock()
@@ -43,31 +43,31 @@ def test_no_more_are_in_the_works_than_have_permits() -> None:
         with lock:
             running -= 1
 
-    with admission.permit(lambda: 0.0):
-        assert len(list(each_as_admitted(range(12), work, admission=admission, at_once=8))) == 12
+    with permits.permit(lambda: 0.0):
+        assert len(list(each_as_admitted(range(12), work, permits=permits, at_once=8))) == 12
     assert most == 3
 
 
 def test_without_a_free_permit_it_goes_on_with_the_caller_s_own() -> None:
-    admission = Admission(1)
-    with admission.permit(lambda: 0.0):
-        done = list(each_as_admitted(range(5), lambda number: number, admission=admission, at_once=4))
+    permits = Permits(1)
+    with permits.permit(lambda: 0.0):
+        done = list(each_as_admitted(range(5), lambda number: number, permits=permits, at_once=4))
     assert [index for index, _ in done] == [0, 1, 2, 3, 4]
 
 
 def test_permits_are_given_back_when_it_is_closed_early() -> None:
-    admission = Admission(4)
+    permits = Permits(4)
     started: list[int] = []
-    with admission.permit(lambda: 0.0):
-        captions = each_as_admitted(range(50), started.append, admission=admission, at_once=4)
+    with permits.permit(lambda: 0.0):
+        captions = each_as_admitted(range(50), started.append, permits=permits, at_once=4)
         next(captions)
-        captions.close()  # type: ignore[attr-defined]
+        captions.close()
         assert len(started) < 10
         with ExitStack() as others:
             for _ in range(3):
-                others.enter_context(admission.permit(lambda: 0.0))
+                others.enter_context(permits.permit(lambda: 0.0))
             with pytest.raises(Overloaded):
-                others.enter_context(admission.permit(lambda: 0.0))
+                others.enter_context(permits.permit(lambda: 0.0))
 
 
 def test_a_failure_is_its_own_source_s_alone() -> None:
@@ -76,7 +76,7 @@ def test_a_failure_is_its_own_source_s_alone() -> None:
             raise CorruptImage
         return number
 
-    done = dict(each_as_admitted(range(4), work, admission=Admission(8), at_once=2))
+    done = dict(each_as_admitted(range(4), work, permits=Permits(8), at_once=2))
     assert isinstance(done.pop(2).exception(), CorruptImage)
     assert [done[index].result() for index in (0, 1, 3)] == [0, 1, 3]
 

@@ -19,6 +19,7 @@ from captioning.model.int8.beam_search import BeamSearch
 from captioning.model.int8.manifest import Manifest
 from captioning.model.int8.sessions import open_sessions
 from captioning.model.preprocessor import Preprocessor
+from captioning.settings import Settings
 
 Tokens = NDArray[np.int64]
 KeysValues = dict[str, OrtValue]  # by the decoder's names for them
@@ -148,3 +149,8 @@ class Int8Engine:
     def _nothing_past(self, rows: int) -> KeysValues:
         empty = np.empty((rows, self.manifest.text_heads, 0, self.manifest.head_width), np.float32)
         return {name: OrtValue.ortvalue_from_numpy(empty) for name in self._past}
+
+
+def load(folder: Path, settings: Settings) -> Int8Engine:
+    """Open the export in ``folder``; raises as `Int8Engine` does."""
+    return Int8Engine(folder, num_threads=settings.model_threads)

@@ -1,0 +1,183 @@
+"""Permits turn away at once; slots and bytes are handed out in order, and no half-done work can lock them up."""
+
+from __future__ import annotations
+
+import random
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+
+import pytest
+
+from captioning.deadline import Deadline
+from captioning.errors import DeadlineExceeded, Overloaded
+from captioning.limits import ByteBudget, Permits, Slots
+from tests.conftest import wait_until
+
+PATIENT = Deadline.after(3600)
+LATE = Deadline.after(-1)
+
+
+def test_permits_are_counted_and_come_back() -> None:
+    permits = Permits(2)
+    with permits.permit(lambda: 3.0), permits.permit(lambda: 3.0):
+        assert permits.in_use == 2
+        with pytest.raises(Overloaded) as refused, permits.permit(lambda: 3.0):
+            pass
+        assert refused.value.retry_after_s == 3.0
+    assert permits.in_use == 0
+
+
+def test_slots_are_handed_out_in_order_of_arrival() -> None:
+    slots = Slots(1)
+    order: list[int] = []
+
+    def take(number: int) -> None:
+        with slots.slot(PATIENT):
+            order.append(number)
+
+    with ThreadPoolExecutor(8) as pool, slots.slot(PATIENT):
+        for number in range(8):
+            pool.submit(take, number)
+            wait_until(lambda: slots.waiting == number + 1)  # noqa: B023
+        assert (slots.in_use, order) == (1, [])
+    assert (slots.in_use, slots.waiting, order) == (0, 0, list(range(8)))
+
+
+def test_whoever_waits_too_long_for_a_slot_leaves_the_line() -> None:
+    slots = Slots(1)
+    with slots.slot(PATIENT), pytest.raises(DeadlineExceeded), slots.slot(LATE):
+        pass
+    assert (slots.in_use, slots.waiting) == (0, 0)
+    with slots.slot(PATIENT):
+        pass
+
+
+def test_bytes_are_waited_for_until_they_come_free() -> None:
+    budget = ByteBudget(100, largest=60)
+
+    def take() -> int:
+        with budget.hold() as hold:
+            hold.grow(60, PATIENT)
+            return hold.size
+
+    with ThreadPoolExecutor(3) as pool, ExitStack() as held:
+        held.enter_context(budget.hold()).grow(60, PATIENT)
+        held.enter_context(budget.hold()).grow(60, PATIENT)  # the reserve is there for one
+        waiting = pool.submit(take)
+        wait_until(lambda: budget.waiting == 1)
+        assert budget.in_use == 120
+        held.close()
+        assert waiting.result(60) == 60
+    assert (budget.in_use, budget.waiting) == (0, 0)
+
+
+def test_waiting_for_bytes_ends_at_the_deadline() -> None:
+    budget = ByteBudget(100, largest=100)
+    with budget.hold() as first, budget.hold() as second:
+        first.grow(100, PATIENT)
+        second.grow(100, PATIENT)
+        with pytest.raises(DeadlineExceeded), budget.hold() as third:
+            third.grow(1, LATE)
+        assert budget.waiting == 0
+    assert budget.in_use == 0
+
+
+def test_a_large_hold_is_not_overtaken_for_ever_by_small_ones() -> None:
+    budget = ByteBudget(100, largest=100)
+    order: list[str] = []
+
+    def take(name: str, size: int) -> None:
+        with budget.hold() as hold:
+            hold.grow(size, PATIENT)
+            order.append(name)
+
+    with ThreadPoolExecutor(2) as pool, ExitStack() as held:
+        for _ in range(2):
+            held.enter_context(budget.hold()).grow(80, PATIENT)
+        large = pool.submit(take, "large", 100)
+        wait_until(lambda: budget.waiting == 1)
+        small = pool.submit(take, "small", 10)
+        wait_until(lambda: budget.waiting == 2)
+        held.close()
+        large.result(60)
+        small.result(60)
+    assert order == ["large", "small"]
+
+
+def test_half_done_holds_that_fill_the_budget_all_finish() -> None:
+    """Ten of twenty pieces each share room for thirty: whoever is first in line finishes in the reserve."""
+    budget = ByteBudget(30, largest=20)
+    together = threading.Barrier(10)
+    most = 0
+
+    def download() -> int:
+        nonlocal most
+        with budget.hold() as hold:
+            hold.grow(3, PATIENT)
+            together.wait(60)
+            for _ in range(17):
+                hold.grow(1, PATIENT)
+                most = max(most, budget.in_use)
+            return hold.size
+
+    with ThreadPoolExecutor(10) as pool:
+        assert [done.result(60) for done in [pool.submit(download) for _ in range(10)]] == [20] * 10
+    assert 30 < most <= 50
+    assert (budget.in_use, budget.waiting) == (0, 0)
+
+
+def test_bytes_that_are_asked_for_without_waiting_keep_their_place_in_line() -> None:
+    budget = ByteBudget(10, largest=10)
+    first, second, third, fourth = (budget.hold() for _ in range(4))
+    with first as one, second as two, third as three, fourth as four:
+        assert one.try_grow(10)
+        assert two.try_grow(10)
+        assert not three.try_grow(5)
+        assert not four.try_grow(1)
+        one.release()
+        assert not four.try_grow(1)  # the third comes first
+        assert three.try_grow(5)
+        assert four.try_grow(1)
+        three.shrink(1)
+        assert four.try_grow(8)
+
+
+def test_a_hold_never_grows_beyond_the_largest() -> None:
+    with ByteBudget(100, largest=50).hold() as hold, pytest.raises(ValueError, match="the largest is 50"):
+        hold.try_grow(51)
+
+
+def test_small_holds_wait_behind_nobody() -> None:
+    budget = ByteBudget(100, largest=100, free=16)
+    with budget.hold() as first, budget.hold() as second, budget.hold() as third, budget.hold() as small:
+        first.grow(100, PATIENT)
+        second.grow(100, PATIENT)
+        assert not third.try_grow(50)
+        small.grow(16, LATE)
+        assert not small.try_grow(1)
+        assert (budget.in_use, budget.waiting) == (84 + 84, 2)
+
+
+def test_whatever_is_taken_given_back_and_given_up_the_count_is_right() -> None:
+    rng = random.Random(7)
+    budget = ByteBudget(100, largest=60)
+
+    def work(seed: int) -> None:
+        own = random.Random(seed)
+        for _ in range(40):
+            with budget.hold() as hold:
+                try:
+                    while hold.size < 60 and own.random() < 0.9:
+                        hold.grow(min(own.randrange(1, 20), 60 - hold.size), Deadline.after(own.choice([-1, 30, 30])))
+                        assert budget.in_use <= 160
+                        if own.random() < 0.2:
+                            hold.shrink(own.randrange(hold.size + 1))
+                except DeadlineExceeded:
+                    pass
+
+    with ThreadPoolExecutor(8) as pool:
+        workers: list[Future[None]] = [pool.submit(work, rng.randrange(10**6)) for _ in range(8)]
+        for worker in workers:
+            worker.result(60)
+    assert (budget.in_use, budget.waiting) == (0, 0)
