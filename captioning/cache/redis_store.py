@@ -6,10 +6,7 @@ most, and never for the server: no name look-up, TLS handshake or slow answer ca
 
 from __future__ import annotations
 
-import logging
-import math
 import queue
-import socket
 import threading
 import time
 from concurrent.futures import Future
@@ -21,9 +18,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from captioning.cache.bounded_socket import BoundedSocket
 from captioning.cache.captions import CacheEntry
-
-log = logging.getLogger("captioning.cache")
+from captioning.cache.circuit_breaker import CircuitBreaker
 
 # The longest that a request waits: several times what a healthy server in the same network takes (0.2 to 1 ms), and
 # little beside making a caption.
@@ -69,8 +66,8 @@ class RedisStore:
         self._url = url
         parts = urlsplit(url)
         where = parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
-        self._server = CircuitBreaker(f"The caption cache at {where} cannot be used")
-        self._writing = CircuitBreaker(f"The caption cache at {where} takes no new captions")
+        self._server = CircuitBreaker(f"The caption cache at {where} cannot be used", pause_s=PAUSE_S)
+        self._writing = CircuitBreaker(f"The caption cache at {where} takes no new captions", pause_s=PAUSE_S)
         self._commands: queue.Queue[tuple[_Command, Future[object]]] = queue.Queue(_MAX_WAITING)
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -140,76 +137,6 @@ class RedisStore:
         return answer
 
 
-class CircuitBreaker:
-    """A switch that leaves alone for some seconds what failed, and logs the begin and the end of each outage."""
-
-    def __init__(self, complaint: str) -> None:
-        self._complaint = complaint
-        self._open_until = -math.inf
-        self._failing = False
-
-    @property
-    def is_open(self) -> bool:
-        """Tell whether it is to be left alone now."""
-        return time.monotonic() < self._open_until
-
-    def record_failure(self, reason: str) -> None:
-        """Leave it alone from now on."""
-        self._open_until = time.monotonic() + PAUSE_S
-        if not self._failing:
-            log.warning("%s: %s. It is tried again every %.0f s.", self._complaint, reason, PAUSE_S)
-        self._failing = True
-
-    def record_success(self) -> None:
-        """End the outage, if there was one."""
-        if self._failing:
-            log.warning("%s: this is over.", self._complaint)
-        self._failing = False
-
-
-class _BoundedSocket:
-    """A socket that reads so many bytes, for so many seconds, after each command.
-
-    redis-py's timeouts begin anew with each byte that comes, and it keeps as much as is sent.
-    """
-
-    def __init__(self, connected: socket.socket) -> None:
-        self._socket = connected
-        self._timeout: float | None = None
-        self._deadline = -math.inf
-        self._bytes_left = 0
-        self.shutdown = connected.shutdown
-        self.close = connected.close
-
-    def settimeout(self, seconds: float | None) -> None:
-        """Set how long the next call may wait; 0 asks whether there is something to read."""
-        self._timeout = seconds
-
-    def sendall(self, data: bytes) -> None:
-        """Send a command and begin to count."""
-        self._deadline = time.monotonic() + ANSWER_TIMEOUT_S
-        self._bytes_left = _MAX_ANSWER_BYTES
-        self._socket.settimeout(ANSWER_TIMEOUT_S)
-        self._socket.sendall(data)
-
-    def recv(self, size: int) -> bytes:
-        """Receive a piece of the answer.
-
-        Raises:
-            TimeoutError: the answer is not complete in time.
-            redis.InvalidResponse: the answer is too long.
-        """
-        seconds = self._deadline - time.monotonic() if self._timeout != 0 else 0
-        if seconds < 0:
-            raise TimeoutError
-        self._socket.settimeout(seconds)
-        received = self._socket.recv(size)
-        self._bytes_left -= len(received)
-        if self._bytes_left < 0:
-            raise redis.InvalidResponse("too long")
-        return received
-
-
 def _client(url: str) -> redis.Redis:
     """Make a client that does not retry, and that sends nothing before the first command but AUTH and SELECT."""
     return redis.Redis.from_url(
@@ -224,7 +151,8 @@ def _client(url: str) -> redis.Redis:
 
 
 def _on_connect(connection: redis.Connection) -> None:
-    connection._sock = _BoundedSocket(connection._sock)  # type: ignore[assignment, arg-type]
+    bounded = BoundedSocket(connection._sock, timeout_s=ANSWER_TIMEOUT_S, max_bytes=_MAX_ANSWER_BYTES)  # type: ignore[arg-type]
+    connection._sock = bounded  # type: ignore[assignment]
     connection.on_connect()
 
 
