@@ -26,10 +26,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 
-from PIL import AvifImagePlugin, Image, _imaging
+from PIL import AvifImagePlugin, Image, TiffImagePlugin, _imaging
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import EXTRASAMPLES, FILLORDER, PLANAR_CONFIGURATION, SAMPLEFORMAT, TiffImageFile
 
 from captioning.errors import CorruptImage, TooManyPixels, UnsupportedImage
 from captioning.pictures.formats import NAMES, Format, format_of
@@ -65,11 +65,14 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 with suppress(AttributeError):  # a Pillow that was built without libtiff, or that hides its names
     ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
+# Pillow's own reader of plain strips takes planes of 16 bits for 8, and reversed bits in planes for straight ones.
+TiffImagePlugin.READ_LIBTIFF = True
+# libtiff gives samples in this machine's byte order, which Pillow minds for unsigned ones only.
+_NATIVE_RAWMODES = {"F;32BF": "F;32NF", "I;16BS": "I;16NS", "I;32BS": "I;32NS"}
 # libtiff's other codecs (old-style JPEG, SGI, ThunderScan, LZMA, ZSTD, WebP) are rare, and either fragile or
 # free to take memory that the header does not tell.
-_TIFF_COMPRESSIONS = frozenset(
-    {"raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "jpeg"} | {"tiff_ccitt", "group3", "group4"}
-)
+_TIFF_BITWISE = frozenset({"raw", "tiff_ccitt", "group3", "group4"})
+_TIFF_COMPRESSIONS = _TIFF_BITWISE | {"packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "jpeg"}
 
 
 def open_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, target_size: int | None = None) -> OpenedImage:
@@ -191,10 +194,25 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _check_tiff(image: TiffImageFile, max_pixels: int) -> None:
+    tags = image.tag_v2
     compression = image.info["compression"]
     if compression not in _TIFF_COMPRESSIONS:
         raise UnsupportedImage(
             "TIFF images with this compression are not supported; save it as PNG.", detail=compression
         )
+    # These would be read wrongly: planes of alpha that Pillow does not ask libtiff for, signed bytes, and reversed bits
+    # where writers disagree whether they are of the samples or of what these are packed into.
+    alpha_planes = tags.get(PLANAR_CONFIGURATION) == 2 and (
+        image.mode in ("LA", "La", "PA") or (image.mode == "RGBA" and EXTRASAMPLES not in tags)
+    )
+    signed_bytes = image.mode == "L" and tags.get(SAMPLEFORMAT, (1,))[0] != 1
+    reversed_bits = tags.get(FILLORDER) == 2 and compression not in _TIFF_BITWISE
+    if alpha_planes or signed_bytes or reversed_bits:
+        raise UnsupportedImage("TIFF images with this layout are not supported; save it as PNG.", detail=image.mode)
     # A tile is decoded whole, however little of it the picture needs.
     _check_size(tiff_piece_size(image), max_pixels)
+    image.tile = [
+        tile._replace(args=(_NATIVE_RAWMODES.get(tile.args[0], tile.args[0]), *tile.args[1:]))
+        for tile in image.tile
+        if isinstance(tile.args, tuple)
+    ]

@@ -20,12 +20,13 @@ import zlib
 from contextlib import suppress
 
 from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ExifTags import Base
 from PIL.GifImagePlugin import GifImageFile
 from PIL.Image import Transpose
 from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, SAMPLEFORMAT, TiffImageFile
 
 from captioning.errors import UnsupportedImage
 from captioning.pictures.pillow_errors import PILLOW_ERRORS, translated_errors
@@ -61,6 +62,9 @@ class DecodedImage:
         image.load() if ground is None else _load_over(image, ground)
         if transparency is not None:
             image.info["transparency"] = transparency
+        if isinstance(image, BmpImageFile) and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+            # Programs leave this byte at 0 where they mean no alpha; browsers and Windows show such pictures.
+            image.putalpha(255)
         self._image = image
         self._transposition = _ORIENTATIONS.get(_orientation(image))
         swapped = self._transposition is not None and self._transposition[0] in _SWAPPED_AXES
@@ -171,10 +175,11 @@ def _grey_table(image: ImageFile) -> list[int]:
 def _grey_range(image: ImageFile) -> tuple[float, float]:
     """Return the scale and offset that stretch 32-bit or floating-point grey to 0-255, rounded on truncation.
 
-    Raises UnsupportedImage where a value is not finite.
+    Raises UnsupportedImage where a value is not finite, or beyond Pillow's signed 32 bits, which makes it negative.
     """
     low, high = (float(value) for value in image.getextrema())  # type: ignore[arg-type]
-    if not math.isfinite(high - low):
+    is_unsigned = image.mode == "I" and image.tag_v2.get(SAMPLEFORMAT, (1,))[0] == 1  # type: ignore[attr-defined]
+    if not math.isfinite(high - low) or (is_unsigned and low < 0):
         raise UnsupportedImage(detail=f"grey values from {low} to {high}")
     scale = 255 / (high - low) if high > low else 0.0
     if image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0:  # type: ignore[attr-defined]
