@@ -32,6 +32,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import EXTRASAMPLES, FILLORDER, PLANAR_CONFIGURATION, SAMPLEFORMAT, TiffImageFile
 
 from captioning.errors import CorruptImage, TooManyPixels, UnsupportedImage
+from captioning.pictures.bmp_rle import RleDecoder
 from captioning.pictures.formats import NAMES, Format, format_of
 from captioning.pictures.memory import codec_bytes, reading_bytes, stored_bytes, tiff_piece_size
 from captioning.pictures.pillow_errors import translated_errors
@@ -65,6 +66,8 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 with suppress(AttributeError):  # a Pillow that was built without libtiff, or that hides its names
     ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
+# The import of captioning.pictures.pixels has let Pillow register its own.
+Image.register_decoder("bmp_rle", RleDecoder)
 # Pillow's own reader of plain strips takes planes of 16 bits for 8, and reversed bits in planes for straight ones.
 TiffImagePlugin.READ_LIBTIFF = True
 # libtiff gives samples in this machine's byte order, which Pillow minds for unsigned ones only.

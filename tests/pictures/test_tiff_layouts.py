@@ -52,8 +52,14 @@ def write_tiff(samples: Samples, bits: int, layout: Layout, tags: dict[int, list
         data += packed
     count = samples.shape[2]
     fields = {
-        256: [WIDTH], 257: [HEIGHT], 258: [bits] * count, 259: [layout.compression], 277: [count],
-        284: [layout.planar], 317: [layout.predictor], 266: [layout.fill_order],
+        256: [WIDTH],
+        257: [HEIGHT],
+        258: [bits] * count,
+        259: [layout.compression],
+        277: [count],
+        284: [layout.planar],
+        317: [layout.predictor],
+        266: [layout.fill_order],
         **({322: [layout.tile], 323: [layout.tile], 324: offsets, 325: counts} if layout.tile else {}),
         **({} if layout.tile else {273: offsets, 278: [layout.rows_per_strip], 279: counts}),
         **tags,
