@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 export PORT ?= 8000
 BENCHMARKS = bench-latency bench-batching bench-load bench-memory bench-soak
 
-.PHONY: help install demo run test test-fast fuzz lint format train evaluate export fidelity lock clean $(BENCHMARKS)
+.PHONY: help install demo run test test-fast fuzz lint format train evaluate export fidelity robustness lock clean $(BENCHMARKS)
 
 help: ## list what can be made
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -40,8 +40,8 @@ train: .venv/installed ## train models/blip-emoji from scratch (hours; needs fon
 evaluate: .venv/installed ## measure models/blip-emoji on 1,000 held-out scenes (needs the font too)
 	.venv/bin/python -m tools.evaluate_blip_emoji
 
-export: .venv/installed ## export a model for ENGINE=int8 (MODEL_ID=… OUT=folder)
-	.venv/bin/python -m tools.export_int8 --model $(MODEL_ID) --out $(OUT)
+export: .venv/installed ## export a model for ENGINE=int8 (MODEL_ID=… OUT=folder; CALIBRATION=folder of your pictures)
+	.venv/bin/python -m tools.export_int8 --model $(MODEL_ID) --out $(OUT) $(if $(CALIBRATION),--calibration $(CALIBRATION))
 
 fidelity: .venv/installed ## compare an export with its model (MODEL_ID=… INT8=folder IMAGES=folder)
 	.venv/bin/python benchmarks/fidelity.py --model $(MODEL_ID) --int8 $(INT8) --images $(IMAGES)
@@ -59,6 +59,9 @@ build/blip-base-int8/int8.json: build/blip-base/config.json
 
 build/blip-base/config.json: .venv/installed
 	.venv/bin/python -m benchmarks.make_blip_base --out build/blip-base
+
+robustness: .venv/installed-dev ## plant outliers in the embedded model and compare its exports on 1,000 scenes each
+	OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m benchmarks.robustness
 
 lock: .venv/installed-dev ## pin every version anew, from the .in files
 	.venv/bin/pip install --quiet pip-tools

@@ -22,7 +22,7 @@ from captioning.web.health_routes import health_routes
 from captioning.web.metrics_routes import measure_requests, metrics_routes
 from captioning.web.page_routes import page_routes
 from captioning.web.request_log import identify_requests
-from model_loader import Captioner, load_engine, make_captioner, name_and_revision
+from model_loader import Captioner, export_fidelity, load_engine, make_captioner, name_and_revision
 
 
 def create_app(
@@ -53,7 +53,11 @@ def create_app(
     identify_requests(app)
     measure_requests(app, metrics)
     answer_errors(app)
-    app.register_blueprint(health_routes(readiness, name=name, revision=revision, engine=settings.engine))
+    app.register_blueprint(
+        health_routes(
+            readiness, name=name, revision=revision, engine=settings.engine, fidelity=export_fidelity(settings)
+        )
+    )
     app.register_blueprint(metrics_routes(metrics))
     app.register_blueprint(caption_routes(settings, lifecycle, limits, pipeline, batcher, metrics.observe_picture))
     app.register_blueprint(page_routes(settings))

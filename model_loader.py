@@ -25,7 +25,7 @@ from captioning.lifecycle import ModelStatus
 from captioning.model.batcher import Batcher
 from captioning.model.engine import Engine, warm_up
 from captioning.model.hub import ModelLoadError, download, find_folder, missing_folder
-from captioning.model.int8.manifest import Manifest
+from captioning.model.int8.manifest import Fidelity, Manifest
 from captioning.model.registry import engine_kind
 from captioning.observe.logs import adopt_loggers
 from captioning.settings import Settings, SettingsError, load_settings
@@ -116,11 +116,21 @@ def identify(settings: Settings) -> str:
 
 def name_and_revision(settings: Settings) -> tuple[str, str | None]:
     """Return what the model is called; an int8 export is called what it was made from."""
+    manifest = _manifest(settings)
+    return (manifest.source, manifest.revision) if manifest else (settings.model_id, settings.revision)
+
+
+def export_fidelity(settings: Settings) -> Fidelity | None:
+    """Return how near an int8 export came to its float32 model when it was made; none for other engines."""
+    manifest = _manifest(settings)
+    return manifest.fidelity if manifest else None
+
+
+def _manifest(settings: Settings) -> Manifest | None:
     if settings.engine == "int8":
         with suppress(ValueError, OSError):  # loading it says what is wrong
-            manifest = Manifest.read(Path(settings.model_id))
-            return manifest.source, manifest.revision
-    return settings.model_id, settings.revision
+            return Manifest.read(Path(settings.model_id))
+    return None
 
 
 def load_engine(settings: Settings) -> Engine:

@@ -19,10 +19,9 @@ from itertools import zip_longest
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import AutoTokenizer, BlipForConditionalGeneration
+from transformers import AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -30,7 +29,10 @@ from captioning.cpus import available_cpus
 from captioning.errors import CaptioningError
 from captioning.model.engine import GenerationOptions
 from captioning.model.int8.engine import Int8Engine
+from captioning.model.torch_engine import load_model
 from captioning.pictures.decoder import open_image
+from tools.int8_calibration import refer
+from tools.int8_fidelity import logits_error
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,9 +58,8 @@ def pictures(folder: Path) -> Iterator[tuple[str, bytes, str | None]]:
 
 def scenes(count: int) -> Iterator[tuple[str, bytes, str | None]]:
     """Yield held-out scenes, those that the embedded model is evaluated on, with their captions."""
-    from evaluate_blip_emoji import EVALUATION_SEED, as_jpeg, held_out_scenes
-
     from tools.emoji_scenes import describe
+    from tools.evaluate_blip_emoji import EVALUATION_SEED, as_jpeg, held_out_scenes
 
     for number, scene in zip(range(count), held_out_scenes(EVALUATION_SEED), strict=False):
         yield f"scene {number}", as_jpeg(scene), describe(scene)
@@ -69,31 +70,20 @@ class Comparison:
 
     def __init__(self, model: Path, int8: Path, max_new_tokens: int) -> None:
         torch.set_num_threads(available_cpus())
-        self._max_new_tokens = max_new_tokens
+        self._options = GenerationOptions(max_new_tokens=max_new_tokens)
         self._int8 = Int8Engine(int8, num_threads=available_cpus())
-        self._model = BlipForConditionalGeneration.from_pretrained(model, local_files_only=True).eval()
+        self._model = load_model(model)
         self._tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
 
     def compare(self, name: str, data: bytes, truth: str | None) -> Compared:
         """Caption one picture with both."""
         opened = open_image(data, target_size=max(self._int8.preprocessor.size))
         pixels = self._int8.preprocessor(opened.decode())[None]  # [1, 3, H, W]
-        with torch.inference_mode():
-            answer = self._model.generate(
-                pixel_values=torch.from_numpy(pixels),
-                max_new_tokens=self._max_new_tokens,
-                do_sample=False,
-                return_dict_in_generate=True,
-                output_logits=True,
-            )
-        [wanted] = self._tokenizer.batch_decode(answer.sequences, skip_special_tokens=True)
-        [got] = self._int8.caption(pixels, GenerationOptions(max_new_tokens=self._max_new_tokens)).captions
-        expected = torch.stack(answer.logits, dim=1)[0].numpy()  # [N, V]
-        logits = self._int8.logits(pixels, answer.sequences[:, :-1].numpy())[0]  # [N, V]
-        errors = np.linalg.norm(logits - expected, axis=1) / np.linalg.norm(expected, axis=1)
-        pairs = zip_longest(wanted.strip().split(), got.split())
+        reference = refer(self._model, self._tokenizer, pixels, self._options.max_new_tokens)
+        [got] = self._int8.caption(pixels, self._options).captions
+        pairs = zip_longest(reference.caption.split(), got.split())
         difference = next((place for place, (a, b) in enumerate(pairs) if a != b), None)
-        return Compared(name, truth, wanted.strip(), got, difference, float(errors.max()))
+        return Compared(name, truth, reference.caption, got, difference, logits_error(self._int8, pixels, reference))
 
 
 def report(compared: list[Compared]) -> str:

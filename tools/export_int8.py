@@ -3,8 +3,10 @@
     python -m tools.export_int8 --model Salesforce/blip-image-captioning-base --out build/blip-base-int8
     ENGINE=int8 MODEL_ID=build/blip-base-int8 gunicorn wsgi:app
 
-The same checkpoint gives the same bytes every time; the folder prepacked/ in it, which makes starts quick and can be
-made anew from the rest at any time, is this machine's own.
+The float32 model first captions calibration pictures: what its activations are like there decides how they are
+balanced, and its captions are what the export is compared with at the end. The same checkpoint and pictures give the
+same bytes every time on one machine; the folder prepacked/ in it, which makes starts quick and can be made anew from
+the rest at any time, is this machine's own.
 """
 
 from __future__ import annotations
@@ -15,70 +17,84 @@ import json
 import resource
 import sys
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
+import torch
+from safetensors import SafetensorError
+from tokenizers import decoders
 from tqdm import tqdm
+from transformers import AutoTokenizer, BlipConfig
 
 from captioning.model.hub import ModelLoadError
 from captioning.model.int8.manifest import MANIFEST, Manifest
-from captioning.model.int8.sessions import prepack
 from captioning.model.preprocessor import Preprocessor
+from captioning.model.torch_engine import load_model
 from captioning.settings import Settings
 from model_loader import local_folder
-from tools.int8_graphs import Array, Sizes, Weights, build_decoder, build_encoder
-
-UNUSED = ("position_ids", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias")  # constants and tied copies
+from tools.int8_balance import balance
+from tools.int8_calibration import PICTURES, listening, refer, views
+from tools.int8_fidelity import (
+    LARGEST_ERROR,
+    LARGEST_MEDIAN_ERROR,
+    SAMPLE,
+    Products,
+    is_faithful,
+    measure,
+    table,
+)
+from tools.int8_graphs import Array, Sizes, build_decoder, build_encoder
 
 
 class ExportError(Exception):
     """Say in one sentence why a model cannot be exported."""
 
 
-def export(model_id: str, revision: str | None, out: Path) -> None:
+def export(
+    model_id: str, revision: str | None, out: Path, *, calibration: Path = PICTURES, accept: bool = False
+) -> None:
     """Write the export of a checkpoint, given as a folder or by its name on the hub, to the folder ``out``.
 
     Raises:
-        ExportError: it is not a BLIP captioning model, or a file of it is missing or broken.
+        ExportError: it is not a BLIP captioning model, a file of it is missing or broken, or, unless that is to be
+            accepted, the export is too far from it on the pictures in the folder ``calibration``.
         ModelLoadError: it cannot be had from the hub.
     """
     folder = local_folder(Settings(model_id=model_id, model_revision=revision))
     config = read_config(folder)
-    text, vision = config.text_config, config.vision_config
-    sizes = Sizes(
-        image_size=vision.image_size,
-        patch_size=vision.patch_size,
-        vision_width=vision.hidden_size,
-        vision_layers=vision.num_hidden_layers,
-        vision_heads=vision.num_attention_heads,
-        vision_epsilon=vision.layer_norm_eps,
-        text_width=text.hidden_size,
-        text_layers=text.num_hidden_layers,
-        text_heads=text.num_attention_heads,
-        text_epsilon=text.layer_norm_eps,
-        vocab_size=text.vocab_size,
-    )
+    sizes = Sizes.of(config)
     preprocessing = read_preprocessing(folder, sizes.image_size)
     checkpoint = _weights_file(folder)
-    names, read = open_weights(checkpoint)
+    model, tokenizer = _load(folder)
+    try:
+        pictures = views(calibration, Preprocessor.from_config(preprocessing))
+    except (OSError, ValueError) as error:
+        raise ExportError(f"The calibration pictures cannot be used: {error}.") from error
+
+    largest: dict[str, Array] = {}
+
+    def note_largest(name: str, x: Array) -> None:
+        largest[name] = np.maximum(np.abs(x).max(axis=0), largest.get(name, 0))
+
+    with listening(model, note_largest):
+        references = [refer(model, tokenizer, pixels) for pixels in tqdm(pictures, unit="calibration picture")]
+    state = model.state_dict()
+    balanced = balance(lambda name: state[name].numpy(), sizes, largest)
+    products = Products(balanced)
+    with listening(model, products.hear), torch.inference_mode():
+        for pixels, reference in tqdm(list(zip(pictures, references, strict=True))[:SAMPLE], unit="measured picture"):
+            model(pixel_values=torch.from_numpy(pixels), input_ids=torch.from_numpy(reference.tokens))
 
     out.mkdir(parents=True, exist_ok=True)
-    (out / MANIFEST).unlink(missing_ok=True)  # written last: what was left halfway is no export
-    with tqdm(total=sum(not name.endswith(UNUSED) for name in names), unit="tensor") as bar:
-
-        def weights(name: str) -> Array:
-            if name not in names:
-                raise ExportError(f"{folder} is not a BLIP captioning model: {checkpoint.name} lacks {name}.")
-            bar.update()
-            return read(name)
-
-        build_encoder(out, sizes, weights)
-        build_decoder(out, sizes, weights)
-    write_tokenizer(folder, out)
+    (out / MANIFEST).unlink(missing_ok=True)
+    build_encoder(out, sizes, balanced, products.inexact)
+    build_decoder(out, sizes, balanced, products.inexact)
+    write_tokenizer(tokenizer, out)
     (out / "preprocessor_config.json").write_text(json.dumps(preprocessing, indent=2, sort_keys=True) + "\n")
     with checkpoint.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    Manifest(
+    manifest = Manifest(
         source=model_id,
         revision=folder.name if folder.parent.name == "snapshots" else None,
         weights_sha256=digest,
@@ -86,11 +102,34 @@ def export(model_id: str, revision: str | None, out: Path) -> None:
         text_layers=sizes.text_layers,
         text_heads=sizes.text_heads,
         head_width=sizes.head_width,
-        max_position_embeddings=text.max_position_embeddings,
-        bos_token_id=text.bos_token_id,
-        sep_token_id=text.sep_token_id,
-    ).write(out)
-    prepack(out)
+        max_position_embeddings=config.text_config.max_position_embeddings,
+        bos_token_id=config.text_config.bos_token_id,
+        sep_token_id=config.text_config.sep_token_id,
+    )
+    manifest.write(out)
+    try:
+        fidelity = measure(out, model, products, pictures, references)
+    finally:
+        (out / MANIFEST).unlink()  # what was not measured, or is refused, is no export
+    print(f"{table(fidelity)}\n\nOn {calibration}, {fidelity}.")
+    if not (accept or is_faithful(fidelity)):
+        raise ExportError(
+            f"The export is not served: {fidelity}, where {LARGEST_MEDIAN_ERROR:.0%} and {LARGEST_ERROR:.0%} are the "
+            "most. Give pictures like yours as CALIBRATION=folder, use ENGINE=torch, or export again with --accept."
+        )
+    manifest.model_copy(update={"fidelity": fidelity}).write(out)
+
+
+def _load(folder: Path) -> tuple[Any, Any]:
+    """Load a checkpoint and its tokenizer.
+
+    Raises:
+        ExportError: weights are missing, or a file is broken.
+    """
+    try:
+        return load_model(folder), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
+        raise ExportError(f"{folder} is not a whole BLIP captioning model: {error}.") from error
 
 
 def read_config(folder: Path) -> Any:
@@ -99,8 +138,6 @@ def read_config(folder: Path) -> Any:
     Raises:
         ExportError: it is of another model, or asks for what the graphs do not do.
     """
-    from transformers import BlipConfig
-
     path = folder / "config.json"
     if not path.is_file():
         raise ExportError(f"{folder} holds no config.json, so it is not a checkpoint.")
@@ -143,26 +180,8 @@ def read_preprocessing(folder: Path, image_size: int) -> dict[str, Any]:
     return dict(settings or json.loads((folder / "preprocessor_config.json").read_bytes()))
 
 
-def open_weights(path: Path) -> tuple[set[str], Weights]:
-    """Return the names of a checkpoint's tensors and what reads one of them as float32."""
-    if path.suffix == ".safetensors":
-        from safetensors import safe_open
-
-        stored: Any = safe_open(path, "np")
-        return set(stored.keys()), lambda name: stored.get_tensor(name).astype(np.float32)
-    import torch
-
-    # Mapped: read a tensor at a time. Weights only: no code in the pickle is run.
-    state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return set(state), lambda name: state[name].float().numpy()
-
-
-def write_tokenizer(folder: Path, out: Path) -> None:
+def write_tokenizer(tokenizer: Any, out: Path) -> None:
     """Write tokenizer.json, in which everything that transformers does around the tokenizer is said, too."""
-    from tokenizers import decoders
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     backend = tokenizer.backend_tokenizer
     if tokenizer.clean_up_tokenization_spaces:
         # transformers.PreTrainedTokenizerBase.clean_up_tokenization
@@ -185,9 +204,11 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="hub name or folder of the checkpoint")
     parser.add_argument("--revision", help="commit, tag or branch of a hub model; BLIP-base is pinned")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--calibration", type=Path, default=PICTURES, help="folder of pictures like those to come")
+    parser.add_argument("--accept", action="store_true", help="write the export however far it is from its model")
     args = parser.parse_args()
     try:
-        export(args.model, args.revision, args.out)
+        export(args.model, args.revision, args.out, calibration=args.calibration, accept=args.accept)
     except (ExportError, ModelLoadError) as error:
         sys.exit(str(error))
     size = sum(file.stat().st_size for file in args.out.rglob("*") if file.is_file()) / 1e6

@@ -4,18 +4,20 @@
 makes token ids and those -> the next token. Shapes are in the terms of transformers' BlipConfig: D is a hidden size,
 H heads of width W, S the image's tokens (patches and the class token), T the decoder's new tokens, P its past ones.
 
-The operators are ONNX's and ONNX Runtime's own (domain com.microsoft, documented in its docs/ContribOperators.md).
+The weights are balanced ones (tools/int8_balance.py). The operators are ONNX's and ONNX Runtime's own (domain
+com.microsoft, documented in its docs/ContribOperators.md).
 The encoder quantises activations as it runs, a tensor at a time, against int8 weights with a scale per output
 channel. The decoder's weights are 8 bits in blocks along the input, and its activations are quantised per row and
-block, which costs less accuracy and makes no row depend on its neighbours.
+block, which costs less accuracy and makes no row depend on its neighbours. Matrices named in ``exact`` stay float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import onnx
@@ -46,6 +48,24 @@ class Sizes:
     text_epsilon: float
     vocab_size: int
 
+    @classmethod
+    def of(cls, config: Any) -> Self:
+        """Read them from a BlipConfig."""
+        text, vision = config.text_config, config.vision_config
+        return cls(
+            image_size=vision.image_size,
+            patch_size=vision.patch_size,
+            vision_width=vision.hidden_size,
+            vision_layers=vision.num_hidden_layers,
+            vision_heads=vision.num_attention_heads,
+            vision_epsilon=vision.layer_norm_eps,
+            text_width=text.hidden_size,
+            text_layers=text.num_hidden_layers,
+            text_heads=text.num_attention_heads,
+            text_epsilon=text.layer_norm_eps,
+            vocab_size=text.vocab_size,
+        )
+
     @property
     def image_tokens(self) -> int:
         """Return S: the patches and the class token."""
@@ -64,6 +84,7 @@ class Graph:
         self._name = name
         self._folder = folder
         self._data: BinaryIO = (folder / f"{name}.weights").open("wb")
+        self._digest = hashlib.sha256()
         self._nodes: list[onnx.NodeProto] = []
         self._weights: dict[str, TensorProto] = {}
 
@@ -94,6 +115,7 @@ class Graph:
             self._data.write(b"\0" * (-self._data.tell() % PAGE))
             place = {"location": f"{self._name}.weights", "offset": self._data.tell(), "length": array.nbytes}
             self._data.write(array.data)
+            self._digest.update(array.data)
             tensor.data_location = TensorProto.EXTERNAL
             for key, value in place.items():
                 tensor.external_data.add(key=key, value=str(value))
@@ -113,6 +135,7 @@ class Graph:
             ir_version=10,
             opset_imports=[helper.make_opsetid("", 21), helper.make_opsetid(MICROSOFT, 1)],
             producer_name="captioning",
+            doc_string=f"weights: sha256 {self._digest.hexdigest()}",  # the graph's bytes tell the weights', too
         )
         (self._folder / f"{self._name}.onnx").write_bytes(model.SerializeToString(deterministic=True))
 
@@ -138,7 +161,7 @@ def block_size(width: int) -> int:
     return min(LARGEST_BLOCK, width & -width)
 
 
-def build_encoder(folder: Path, sizes: Sizes, weights: Weights) -> None:
+def build_encoder(folder: Path, sizes: Sizes, weights: Weights, exact: Collection[str] = ()) -> None:
     """Write encoder.onnx: pixel_values ``[1, 3, side, side]`` -> cross_key_i, cross_value_i ``[1, H, S, W]``.
 
     One picture at a time: activations are quantised a whole tensor at a time, so in a batch each picture's caption
@@ -149,6 +172,8 @@ def build_encoder(folder: Path, sizes: Sizes, weights: Weights) -> None:
     width, side = sizes.vision_width, sizes.image_size
 
     def dense(x: str, name: str) -> str:
+        if name in exact:
+            return _product(g, x, name, weights(f"{name}.weight"), weights(f"{name}.bias"))
         quantized, scale = quantize_channels(weights(f"{name}.weight"))
         matrix, scales = g.weight(f"{name}.weight", quantized), g.weight(f"{name}.scale", scale)
         bias = g.weight(f"{name}.bias", weights(f"{name}.bias"))
@@ -177,7 +202,8 @@ def build_encoder(folder: Path, sizes: Sizes, weights: Weights) -> None:
         attended = g("MultiHeadAttention", *qkv, domain=MICROSOFT, num_heads=sizes.vision_heads)
         x = g("Add", x, dense(attended, prefix + "self_attn.projection"))
         inner = g("Gelu", dense(norm(x, prefix + "layer_norm2"), prefix + "mlp.fc1"), domain=MICROSOFT)
-        x = g("Add", x, dense(inner, prefix + "mlp.fc2"))
+        inner = _multiply(g, inner, prefix + "mlp.fc2.input_factor", weights)
+        x = g("Add", x, dense(inner, prefix + "mlp.fc2"), out=f"hidden_{layer}")
     x = norm(x, "vision_model.post_layernorm")
 
     heads = (sizes.text_heads, sizes.image_tokens, sizes.head_width)
@@ -191,7 +217,7 @@ def build_encoder(folder: Path, sizes: Sizes, weights: Weights) -> None:
     g.save([_value("pixel_values", TensorProto.FLOAT, 1, 3, side, side)], outputs)
 
 
-def build_decoder(folder: Path, sizes: Sizes, weights: Weights) -> None:
+def build_decoder(folder: Path, sizes: Sizes, weights: Weights, exact: Collection[str] = ()) -> None:
     """Write decoder.onnx: token_ids ``[N, T]``, positions ``[T]``, past and cross keys and values -> what comes next.
 
     Past keys and values are ``[N, H, P, W]`` and come out as present ones, ``[N, H, P + T, W]``; cross ones are
@@ -206,9 +232,10 @@ def build_decoder(folder: Path, sizes: Sizes, weights: Weights) -> None:
     def dense(x: str, name: str, *parts: str) -> str:
         """Multiply with the named matrices, one under the other."""
         parts = parts or (name,)
-        quantized, scale = quantize_blocks(np.concatenate([weights(f"{part}.weight") for part in parts]))
-        bias = np.concatenate([weights(f"{part}.bias") for part in parts])
-        return matmul(x, name, quantized, scale, bias)
+        matrix, bias = (np.concatenate([weights(f"{part}.{kind}") for part in parts]) for kind in ("weight", "bias"))
+        if not set(parts).isdisjoint(exact):
+            return _product(g, x, name, matrix, bias)
+        return matmul(x, name, *quantize_blocks(matrix), bias)
 
     def matmul(x: str, name: str, quantized: NDArray[np.uint8], scale: Array, bias: Array) -> str:
         rows, blocks, block = quantized.shape
@@ -248,7 +275,8 @@ def build_decoder(folder: Path, sizes: Sizes, weights: Weights) -> None:
     places = g("Gather", g.weight("places", weights(embeddings + "position_embeddings.weight")), "positions")
     x = norm(g("Add", words, places), embeddings + "LayerNorm")
 
-    side_by_side = g("Concat", g("Shape", "cross_key_0", start=0, end=1), g.integers(-1, width), axis=0)
+    batch = g("Shape", "cross_key_0", start=0, end=1)
+    side_by_side = g("Concat", batch, g.integers(-1, width), axis=0)
     one_by_one = g("Shape", x)
     keys_and_values = []
     presents = []
@@ -271,10 +299,6 @@ def build_decoder(folder: Path, sizes: Sizes, weights: Weights) -> None:
 
         cross = [f"cross_{part}_{layer}" for part in ("key", "value")]
         query = dense(x, prefix + "crossattention.self.query")
-        batch = g("Shape", cross[0], out="batch" if layer == 0 else "", start=0, end=1) if layer == 0 else "batch"
-        side_by_side = (
-            g("Concat", batch, g.integers(-1, width), out="side_by_side", axis=0) if layer == 0 else "side_by_side"
-        )
         attended = g(
             "MultiHeadAttention", g("Reshape", query, side_by_side), *cross, domain=MICROSOFT, num_heads=heads
         )  # [B, N / B * T, D]
@@ -283,6 +307,7 @@ def build_decoder(folder: Path, sizes: Sizes, weights: Weights) -> None:
         x = norm(g("Add", x, dense_out), prefix + "crossattention.output.LayerNorm")
 
         inner = g("Gelu", dense(x, prefix + "intermediate.dense"), domain=MICROSOFT)
+        inner = _multiply(g, inner, prefix + "output.dense.input_factor", weights)
         x = norm(g("Add", x, dense(inner, prefix + "output.dense")), prefix + "output.LayerNorm")
         keys_and_values += [_value(name, TensorProto.FLOAT, "N", heads, "P", sizes.head_width) for name in past]
         keys_and_values += [
@@ -299,6 +324,15 @@ def build_decoder(folder: Path, sizes: Sizes, weights: Weights) -> None:
     token_ids, positions = _value("token_ids", TensorProto.INT64, "N", "T"), _value("positions", TensorProto.INT64, "T")
     answers = [_value("logits", TensorProto.FLOAT, "N", sizes.vocab_size), _value("next_token", TensorProto.INT64, "N")]
     g.save([token_ids, positions, *keys_and_values], [*answers, *presents])
+
+
+def _product(g: Graph, x: str, name: str, matrix: Array, bias: Array) -> str:
+    product = g("MatMul", x, g.weight(f"{name}.weight", matrix.T))
+    return g("Add", product, g.weight(f"{name}.bias", bias))
+
+
+def _multiply(g: Graph, x: str, name: str, weights: Weights) -> str:
+    return g("Mul", x, g.weight(name, weights(name)))
 
 
 def _layer_norm(g: Graph, x: str, name: str, weights: Weights, epsilon: float) -> str:

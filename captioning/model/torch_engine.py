@@ -16,6 +16,22 @@ from captioning.model.preprocessor import Preprocessor
 from captioning.settings import Settings
 
 
+def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """Load the checkpoint in ``folder``, a `BlipForConditionalGeneration`, to the CPU.
+
+    Raises:
+        ValueError: weights are missing from the checkpoint.
+        OSError: a file is missing or broken.
+    """
+    loaded: Any = BlipForConditionalGeneration.from_pretrained(
+        folder, local_files_only=True, dtype=dtype, output_loading_info=True
+    )
+    model, loading = loaded
+    if missing := sorted(loading["missing_keys"]):
+        raise ValueError(f"the checkpoint lacks {len(missing)} of BLIP's weights, {missing[0]} among them")
+    return model.eval()
+
+
 class TorchEngine:
     """Run BLIP in float32 on the CPU, or in half precision on a GPU where there is one."""
 
@@ -32,13 +48,8 @@ class TorchEngine:
         self._dtype = torch.float16 if gpu else torch.float32
         self.preprocessor = Preprocessor.from_folder(folder)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        loaded: Any = BlipForConditionalGeneration.from_pretrained(
-            folder, local_files_only=True, dtype=self._dtype, output_loading_info=True
-        )
-        model, loading = loaded
-        if missing := sorted(loading["missing_keys"]):
-            raise ValueError(f"the checkpoint lacks {len(missing)} of BLIP's weights, {missing[0]} among them")
-        self._model = model.to(self._device).eval()
+        model = load_model(folder, self._dtype)
+        self._model = model.to(self._device)
         # `generate` calls the vision tower once and first: when that returns, decoding begins.
         self._encoded_at = 0.0
         self._model.vision_model.register_forward_hook(self._note_encoded)

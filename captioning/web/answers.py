@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from captioning.lifecycle import Readiness
+from captioning.model.int8.manifest import Fidelity
 
 
 class _Answer(BaseModel):
@@ -64,3 +65,9 @@ class ReadinessAnswer(_Answer):
     model: str = Field(description="hub name or folder")
     revision: str | None = Field(description="commit of a hub model")
     engine: str
+
+
+class VerboseReadinessAnswer(ReadinessAnswer):
+    """Say also how far an int8 export was from its float32 model when it was made."""
+
+    fidelity: Fidelity | None = Field(None, description="on calibration pictures; errors are relative")

@@ -9,7 +9,7 @@ from flask import Request, g
 
 from captioning.errors import Unauthorized
 from captioning.limits import Permits
-from captioning.setting_types import ApiKey
+from captioning.settings import ApiKey
 
 
 class ApiKeys:

@@ -17,13 +17,13 @@ from captioning.web.answers import (
     ErrorAnswer,
     HealthAnswer,
     PictureErrorLine,
-    ReadinessAnswer,
+    VerboseReadinessAnswer,
 )
 from captioning.web.caption_request import Options, PictureFields, PicturesFields
 
 _REF = "#/components/schemas/{model}"
 _ANSWERS: tuple[type[BaseModel], ...] = (
-    CaptionAnswer, CaptionsAnswer, CaptionLine, PictureErrorLine, ErrorAnswer, HealthAnswer, ReadinessAnswer,
+    CaptionAnswer, CaptionsAnswer, CaptionLine, PictureErrorLine, ErrorAnswer, HealthAnswer, VerboseReadinessAnswer,
 )  # fmt: skip
 _REQUESTS: tuple[type[BaseModel], ...] = (PictureFields, PicturesFields)
 
@@ -134,9 +134,17 @@ def _readiness_operation() -> Json:
     return {
         "operationId": "readiness",
         "summary": "Tell whether the model is ready",
+        "parameters": [
+            {
+                "name": "verbose",
+                "in": "query",
+                "description": "if given, with any value: tell how near an int8 export is to its model, too",
+                "schema": {"type": "string"},
+            }
+        ],
         "responses": {
-            "200": _answer("The model has captioned its warm-up picture.", ReadinessAnswer),
-            "503": _answer("Not yet, or no more.", ReadinessAnswer),
+            "200": _answer("The model has captioned its warm-up picture.", VerboseReadinessAnswer),
+            "503": _answer("Not yet, or no more.", VerboseReadinessAnswer),
             **_error_answers([InternalError]),
         },
     }

@@ -6,6 +6,7 @@ inputs and outputs are, stand in tools/int8_graphs.py.
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from captioning.model.int8.manifest import Manifest
 from captioning.model.int8.sessions import open_sessions
 from captioning.model.preprocessor import Preprocessor
 from captioning.settings import Settings
+
+log = logging.getLogger("captioning.model")
 
 Tokens = NDArray[np.int64]
 KeysValues = dict[str, OrtValue]  # by the decoder's names for them
@@ -153,4 +156,6 @@ class Int8Engine:
 
 def load(folder: Path, settings: Settings) -> Int8Engine:
     """Open the export in ``folder``; raises as `Int8Engine` does."""
-    return Int8Engine(folder, num_threads=settings.model_threads)
+    engine = Int8Engine(folder, num_threads=settings.model_threads)
+    log.info("When it was exported, on calibration pictures, %s.", engine.manifest.fidelity)
+    return engine

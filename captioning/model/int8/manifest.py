@@ -8,9 +8,46 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.alias_generators import to_camel
 
 MANIFEST = "int8.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+
+# In the manifest as here, in the service's answers as there.
+_SHOWN = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+
+class LayerFidelity(BaseModel):
+    """Tell how large one layer's outliers are, and what quantising it costs; errors are relative, the worst matrix'."""
+
+    model_config = _SHOWN
+
+    layer: str
+    outliers: float  # the largest channel over the one in the middle, as the checkpoint has it
+    balanced_outliers: float
+    plain_error: float  # of the product of weights and activations, quantised as the checkpoint has them
+    error: float  # the same, as exported
+    hidden_error: float | None  # of what the layer leaves in the exported graph, all layers before it included
+    exact: tuple[str, ...]  # matrices that stay float32
+
+
+class Fidelity(BaseModel):
+    """Tell how near the export came to its float32 model on the calibration pictures."""
+
+    model_config = _SHOWN
+
+    pictures: int
+    identical: int  # captions
+    logits_error_median: float
+    logits_error_worst: float
+    layers: tuple[LayerFidelity, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.identical} of {self.pictures} captions are float32's, and the logits differ by "
+            f"{self.logits_error_median:.1%} in the median and {self.logits_error_worst:.1%} at worst"
+        )
 
 
 class Manifest(BaseModel):
@@ -31,6 +68,8 @@ class Manifest(BaseModel):
 
     bos_token_id: int
     sep_token_id: int  # ends a caption
+
+    fidelity: Fidelity | None = None  # none only while it is measured
 
     def write(self, folder: Path) -> None:
         """Write int8.json."""

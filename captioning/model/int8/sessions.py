@@ -97,9 +97,9 @@ def prepack(folder: Path) -> None:
 
 
 def _fingerprint(folder: Path) -> str:
-    """Name what prepacked weights fit: the version of ONNX Runtime, the kind of CPU, the export."""
+    """Name what prepacked weights fit: the version of ONNX Runtime, the kind of CPU, the graphs and their weights."""
     digest = hashlib.sha256(f"{ort.__version__} {platform.machine()}".encode())
-    for name in ("int8.json", "encoder.onnx", "decoder.onnx"):
+    for name in ("encoder.onnx", "decoder.onnx"):
         digest.update((folder / name).read_bytes())
     digest.update(_cpu().encode())
     return digest.hexdigest()[:16]
