@@ -100,7 +100,7 @@ class InvalidImageUrl(InvalidRequest):
 
 
 class AddressNotAllowed(InvalidRequest):
-    """The URL leads to an address or a port that the service does not fetch from."""
+    """The URL leads to a host, an address or a port that the service does not fetch from."""
 
     code = "address_not_allowed"
     sentence = "The image's address is not one that this service fetches from; use a public host on an allowed port."
@@ -165,7 +165,7 @@ class UnusableImage(CaptioningError):
 
 
 class ImageNotFound(UnusableImage):
-    """The image's server answered 4xx."""
+    """The image's server answered 4xx, and will do so again."""
 
     code = "image_not_found"
     sentence = "The image's server says that there is no such image or that it may not be read."

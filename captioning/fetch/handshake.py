@@ -61,7 +61,6 @@ _BY_REASON = {
         ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "PEER_DID_NOT_RETURN_A_CERTIFICATE"),
         "The image's server asks its clients for a TLS certificate, and this service has none.",
     ),
-    "UNEXPECTED_EOF_WHILE_READING": _CLOSED,
 }
 
 
@@ -70,7 +69,7 @@ def handshake_failure(exc: OSError) -> ImageFetchFailed:
     detail = f"{type(exc).__name__}: {exc}"
     if isinstance(exc, ssl.SSLCertVerificationError):
         return ImageFetchFailed(_BY_VERIFY_CODE.get(exc.verify_code, _UNTRUSTED), detail=detail)
-    if isinstance(exc, ssl.SSLError):
+    if isinstance(exc, ssl.SSLError) and not isinstance(exc, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         other = "The image's server and this service could not agree on a TLS connection."
         return ImageFetchFailed(_BY_REASON.get(exc.reason or "", other), detail=detail)
     return ImageFetchFailed(_CLOSED, detail=detail)

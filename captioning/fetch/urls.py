@@ -18,7 +18,8 @@ MAX_URL_CHARS = 8_192
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _URL = re.compile(r"(https?)://([^/?#]*)([^?#]*)(\?[^#]*)?(?:#.*)?", re.IGNORECASE | re.DOTALL)
-_AUTHORITY = re.compile(r"(\[.*\]|[^:]*)(?::([0-9]*))?", re.DOTALL)
+_AUTHORITY = re.compile(r"(\[.*\]|[^:]*)(?::(.*))?", re.DOTALL)
+_PORT = re.compile(r"0*([0-9]{1,5})")
 _REFERENCE = re.compile(r"([^?#]*)(\?[^#]*)?", re.DOTALL)
 _REFUSED = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 # RFC 3986 knows none of these; browsers escape them, and send on what else it does not know, | and [ among it
@@ -110,10 +111,10 @@ def _host_and_port(authority: str, default_port: int) -> tuple[str, int]:
         host = ascii_host(found[1] if found else authority)
     except ValueError as exc:
         raise InvalidImageUrl("The image's URL names no valid host.", detail=str(exc)) from exc
-    port = ((found and found[2]) or str(default_port)).lstrip("0") or "0"
-    if len(port) > 5 or int(port) > 65_535:
+    port = _PORT.fullmatch((found and found[2]) or str(default_port))
+    if not port or int(port[1]) > 65_535:
         raise InvalidImageUrl("The image's URL names no valid port.")
-    return host, int(port)
+    return host, int(port[1])
 
 
 def _escaped(character: re.Match[str]) -> str:
