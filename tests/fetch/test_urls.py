@@ -337,3 +337,29 @@ def test_the_request_line_is_that_of_curl_and_of_node_but_for_what_the_table_tel
     assert seen["compared with Node"] >= 1000
     for why in [*CURL_IN_OUR_WORDS, *OURS_IN_CURL_S_WORDS, *OURS_IN_NODE_S_WORDS]:
         assert seen[why] > 10  # none stands there for nothing
+
+
+NODE_HOSTS = """
+const host = (url) => { try { return new URL(url).hostname; } catch { return null; } };
+console.log(JSON.stringify(JSON.parse(require("fs").readFileSync(0)).map(host)));
+"""
+labels = st.text(
+    "abz09-_\u00e9\u00fc\u00df\u03c2\u03a3\u0131\u0130\u4f8b\u2764\ufe0f\U0001f4a9\u05d0\u0915\u00ad\u0301\ufb00"
+    "\u2167\u2460\uff11\u212b\u2122\u01c5\u3002"
+)
+
+
+@given(st.lists(labels.map("http://a{}.example/".format), min_size=500, max_size=500))
+@settings(
+    max_examples=5, derandomize=True, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+)
+def test_a_host_that_node_can_name_has_the_same_name_here(urls: list[str]) -> None:
+    """Whatever Unicode the label is of; where Node finds none, DNS will not either."""
+    ran = subprocess.run(
+        [required_program("node"), "-e", NODE_HOSTS], input=json.dumps(urls).encode(), capture_output=True, check=True
+    )
+    hosts = json.loads(ran.stdout)
+    assert sum(host is not None for host in hosts) > 200
+    for url, host in zip(urls, hosts, strict=True):
+        if host is not None and ".." not in host and max(map(len, host.split("."))) < 64:  # DNS' own rules
+            assert parse_url(url).host == host, url
