@@ -39,7 +39,8 @@ def create_app(
     name, revision = name_and_revision(settings)
 
     def readiness() -> Readiness:
-        return "draining" if lifecycle.draining else captioner.status
+        failed = captioner.status == "failed"
+        return "draining" if lifecycle.draining and not failed else captioner.status
 
     pipeline = make_pipeline(settings, captioner, batcher, limits)
     metrics.watch(limits, batcher, readiness)

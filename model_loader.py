@@ -102,11 +102,6 @@ class Captioner:
         self._on_failure(self._batcher.has_captioned)
 
 
-def make_captioner(settings: Settings, batcher: Batcher) -> Captioner:
-    """Make the captioner that the settings ask for; its model is loaded when it is started."""
-    return Captioner(lambda: load_engine(settings), batcher, identify=lambda: identify(settings), on_failure=_leave)
-
-
 def identify(settings: Settings) -> str:
     """Return what tells the loaded model's captions from those of others, wherever its files lie."""
     if not settings.cache_url:
@@ -152,6 +147,11 @@ def load_engine(settings: Settings) -> Engine:
             f"The model {settings.model_id} cannot be loaded: {_first_line(error)}. Set MODEL_ID to {kind.model_id}."
         ) from error
     return engine
+
+
+def make_captioner(settings: Settings, batcher: Batcher, load: Callable[[Settings], Engine] = load_engine) -> Captioner:
+    """Make the captioner that the settings ask for; its model is loaded, by ``load``, when it is started."""
+    return Captioner(lambda: load(settings), batcher, identify=lambda: identify(settings), on_failure=_leave)
 
 
 def local_folder(settings: Settings) -> Path:

@@ -62,7 +62,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
 class Service:
     """Run `gunicorn wsgi:app` in the project's root and speak to it."""
 
-    def __init__(self, log: Path, **environment: str) -> None:
+    def __init__(self, log: Path, application: str = "wsgi:app", **environment: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
@@ -71,7 +71,7 @@ class Service:
         defaults = {"PORT": str(self.port), "MODEL_ID": str(EMOJI_MODEL), "PYTHONUNBUFFERED": "1"}
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", "wsgi:app"],
+                [sys.executable, "-m", "gunicorn", application],
                 cwd=ROOT,
                 env={**inherited, **defaults, **{k: v.replace("PORT", str(self.port)) for k, v in environment.items()}},
                 stdout=output,

@@ -345,3 +345,23 @@ def slow_upload(service: Service) -> socket.socket:
         b"Content-Type: image/png\r\nContent-Length: 1000\r\n\r\nabc"
     )
     return connection
+
+
+def test_a_drain_that_begins_while_the_model_loads_stays_a_drain() -> None:
+    may_load = threading.Event()
+
+    def load() -> Engine:
+        assert may_load.wait(60)
+        return Breaking()
+
+    app = create_app(Settings(_env_file=None), lambda settings, batcher: Captioner(load, batcher))
+    client = app.test_client()
+    app.extensions["captioner"].start()
+    assert client.get("/readyz").get_json()["status"] == "loading"
+    app.extensions["lifecycle"].drain()
+    assert client.get("/readyz").get_json()["status"] == "draining"
+    may_load.set()
+    wait_until(lambda: app.extensions["captioner"].status == "ready")
+    assert (client.get("/readyz").status_code, client.get("/readyz").get_json()["status"]) == (503, "draining")
+    refused = client.post("/local-caption", json={"imageUrl": "https://example.com/a.jpg"})
+    assert (refused.status_code, refused.get_json()["code"]) == (503, "shutting_down")
