@@ -85,6 +85,28 @@ def tiff(width: int, height: int, strip: bytes, tags: dict[int, Any], order: str
     return magic + struct.pack(order + "I", offset) + body + count + entries + b"\0" * 4 + outside
 
 
+def bmp(
+    width: int, height: int, bits: int, compression: int, rows: bytes, *, after: bytes = b"", size: int = 40
+) -> bytes:
+    """Encode BMP rows behind a header of ``size`` bytes; ``after`` is what it holds beyond 40, and the palette."""
+    header = struct.pack("<IiiHHIIiiII", size, width, height, 1, bits, compression, len(rows), 0, 0, 0, 0) + after
+    return b"BM" + struct.pack("<IHHI", 14 + len(header) + len(rows), 0, 0, 14 + len(header)) + header + rows
+
+
+def palette(colours: int) -> bytes:
+    """Return a BMP's colours, of which the blue is the index."""
+    return b"".join(bytes((index, 255 - index, index // 2, 0)) for index in range(colours))
+
+
+RLE8, RLE4 = 1, 2
+
+
+def rle_bmp(width: int, height: int, codes: bytes, compression: int = RLE8) -> bytes:
+    """Encode run-length codes with that palette."""
+    bits = 8 if compression == RLE8 else 4
+    return bmp(width, height, bits, compression, codes, after=palette(2**bits))
+
+
 def exif(orientation: int) -> bytes:
     block = Image.Exif()
     block[0x0112] = orientation
@@ -161,6 +183,8 @@ RARE_SAMPLES: dict[str, bytes] = {
     "gif disposing": encoded(quadrants(), "GIF", save_all=True, append_images=[_SECOND], disposal=2),
     "bmp 1 bit": encoded(quadrants().convert("1"), "BMP"),
     "bmp alpha": encoded(_ALPHA, "BMP"),
+    "bmp rle8": rle_bmp(48, 32, b"\x20\x05\0\x03\1\2\3\0\0\0" * 32 + b"\0\1"),
+    "bmp rle4": rle_bmp(48, 32, b"\x20\x5a\0\2\3\0\0\0" * 32 + b"\0\1", RLE4),
     "webp alpha": encoded(_ALPHA, "WEBP", exif=exif(8), xmp=b"<x/>", icc_profile=bytes(300)),
     "webp lossless, palette": encoded(quadrants().quantize(4), "WEBP", lossless=True),
     "webp animated, lossless": encoded(_ALPHA, "WEBP", lossless=True, save_all=True, append_images=[_SECOND]),
@@ -178,6 +202,9 @@ RARE_SAMPLES: dict[str, bytes] = {
     "tiff palette": encoded(quadrants().quantize(8), "TIFF", compression="tiff_lzw"),
     "tiff cmyk": encoded(quadrants().convert("CMYK"), "TIFF", compression="tiff_adobe_deflate"),
     "tiff of big-endian 16 bits": tiff(4, 4, np.arange(16, dtype=">u2").tobytes(), {258: 16, 262: 1}, ">"),
+    "tiff in planes of 16 bits": tiff(
+        4, 4, bytes(range(96)), {258: [16] * 3, 262: 2, 277: 3, 284: 2, 278: 4, 273: [8, 40, 72], 279: [32] * 3}
+    ),
     "tiff in tiles": _tiled_tiff(),
 }
 

@@ -69,5 +69,5 @@ class RleDecoder(ImageFile.PyDecoder):
             x += len(run)
         if height - y - (x >= width) > height // MISSING_SHARE:
             raise OSError("run-length coded rows are missing")
-        self.set_as_raw(bytes(indexes), {"1": "1;8"}.get(self.mode, self.mode), (0, direction))
+        self.set_as_raw(indexes, {"1": "1;8"}.get(self.mode, self.mode), (0, direction))
         return -1, 0

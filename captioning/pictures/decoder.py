@@ -29,7 +29,7 @@ from importlib import import_module
 from PIL import AvifImagePlugin, Image, TiffImagePlugin, _imaging
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.TiffImagePlugin import EXTRASAMPLES, FILLORDER, PLANAR_CONFIGURATION, SAMPLEFORMAT, TiffImageFile
+from PIL.TiffImagePlugin import EXTRASAMPLES, PLANAR_CONFIGURATION, SAMPLEFORMAT, TiffImageFile
 
 from captioning.errors import CorruptImage, TooManyPixels, UnsupportedImage
 from captioning.pictures.bmp_rle import RleDecoder
@@ -74,8 +74,9 @@ TiffImagePlugin.READ_LIBTIFF = True
 _NATIVE_RAWMODES = {"F;32BF": "F;32NF", "I;16BS": "I;16NS", "I;32BS": "I;32NS"}
 # libtiff's other codecs (old-style JPEG, SGI, ThunderScan, LZMA, ZSTD, WebP) are rare, and either fragile or
 # free to take memory that the header does not tell.
-_TIFF_BITWISE = frozenset({"raw", "tiff_ccitt", "group3", "group4"})
-_TIFF_COMPRESSIONS = _TIFF_BITWISE | {"packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "jpeg"}
+_TIFF_COMPRESSIONS = frozenset(
+    {"raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "jpeg"} | {"tiff_ccitt", "group3", "group4"}
+)
 
 
 def open_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, target_size: int | None = None) -> OpenedImage:
@@ -203,14 +204,12 @@ def _check_tiff(image: TiffImageFile, max_pixels: int) -> None:
         raise UnsupportedImage(
             "TIFF images with this compression are not supported; save it as PNG.", detail=compression
         )
-    # These would be read wrongly: planes of alpha that Pillow does not ask libtiff for, signed bytes, and reversed bits
-    # where writers disagree whether they are of the samples or of what these are packed into.
+    # These would be read wrongly: planes of alpha that Pillow does not ask libtiff for, and signed bytes.
     alpha_planes = tags.get(PLANAR_CONFIGURATION) == 2 and (
         image.mode in ("LA", "La", "PA") or (image.mode == "RGBA" and EXTRASAMPLES not in tags)
     )
     signed_bytes = image.mode == "L" and tags.get(SAMPLEFORMAT, (1,))[0] != 1
-    reversed_bits = tags.get(FILLORDER) == 2 and compression not in _TIFF_BITWISE
-    if alpha_planes or signed_bytes or reversed_bits:
+    if alpha_planes or signed_bytes:
         raise UnsupportedImage("TIFF images with this layout are not supported; save it as PNG.", detail=image.mode)
     # A tile is decoded whole, however little of it the picture needs.
     _check_size(tiff_piece_size(image), max_pixels)

@@ -53,18 +53,27 @@ ANCILLARY = (
 )
 
 
-@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+def png_with(chunk: bytes) -> bytes:
+    data = png(ROWS, bits=8, colour=2)
+    pixels = data.index(b"IDAT") - 4
+    return data[:pixels] + chunk + data[pixels:-12] + chunk + data[-12:]
+
+
 @pytest.mark.parametrize("kind", ANCILLARY)
-def test_no_ancillary_chunk_fails_a_png(kind: str, body: bytes) -> None:
-    for checksum in (None, b"\1\2\3\4"):
+def test_no_ancillary_chunk_fails_a_png(kind: str) -> None:
+    for body in BODIES.values():
         chunk = png_chunk(kind.encode(), body)
-        chunk = chunk if checksum is None else chunk[:-4] + checksum
-        data = png(ROWS, bits=8, colour=2)
-        pixels = data.index(b"IDAT") - 4
-        with peak_memory() as grown:
-            opened = open_image(data[:pixels] + chunk + data[pixels:-12] + chunk + data[-12:])
-            assert grown() < 8 * 2**20
-        assert np.array_equal(np.asarray(opened.decode().to_rgb()), UPRIGHT)
+        assert_same(png_with(chunk))
+        assert_same(png_with(chunk[:-4] + b"\1\2\3\4"))
+
+
+def test_chunks_are_not_kept_in_memory() -> None:
+    for kind in (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf"):
+        for body in BODIES.values():
+            data = png_with(png_chunk(kind, body))
+            with peak_memory() as grown:
+                open_image(data)
+                assert grown() < 8 * 2**20
 
 
 def test_transparency_and_orientation_are_kept_beside_broken_chunks() -> None:
@@ -237,15 +246,16 @@ def with_tags(data: bytes, tags: dict[int, tuple[int, int, bytes]]) -> bytes:
     return data[:4] + struct.pack("<I", len(data)) + data[8:] + directory
 
 
-@pytest.mark.parametrize("name", ["tiff", "tiff lzw", "tiff deflate", "tiff jpeg", "tiff group4"])
-@pytest.mark.parametrize("kind", [0, 1, 2, 3, 5, 7, 12, 13, 99])
+@pytest.mark.parametrize("name", ["tiff", "tiff lzw", "tiff group4"])
 @pytest.mark.parametrize(
     "tag", [254, 269, 270, 282, 296, 301, 305, 306, 318, 330, 333, 700, 33432, 33723, 34377, 34665, 34675, 34853, 65000]
 )
-def test_no_odd_tag_fails_a_tiff(name: str, kind: int, tag: int) -> None:
+def test_no_odd_tag_fails_a_tiff(name: str, tag: int) -> None:
     data = SAMPLES[name]
-    for count, value in ((0, bytes(4)), (1, b"\xff" * 4), (2**31, b"\x08\0\0\0"), (1000, b"\xf0\xff\xff\xff")):
-        assert_same(with_tags(data, {tag: (kind, count, value)}), decode_image(data))
+    sound = np.asarray(decode_image(data))
+    for kind in (0, 2, 3, 5, 13, 99):
+        for count, value in ((0, bytes(4)), (2**31, b"\x08\0\0\0"), (1000, b"\xf0\xff\xff\xff")):
+            assert_same(with_tags(data, {tag: (kind, count, value)}), sound)
 
 
 # ---- AVIF

@@ -46,6 +46,8 @@ def write_tiff(samples: Samples, bits: int, layout: Layout, tags: dict[int, list
     data, offsets, counts = bytearray(8), [], []
     for piece in (piece for plane in planes for piece in _pieces(plane, layout)):
         packed = _compressed(_rows(piece, bits, layout), layout)
+        # Of the bytes in the file, as libtiff and tifffile have it; not of the samples in them.
+        packed = packed.translate(_REVERSED) if layout.fill_order == 2 else packed
         data += bytes(len(data) % 2)
         offsets.append(len(data))
         counts.append(len(packed))
@@ -105,8 +107,6 @@ def _rows(piece: Samples, bits: int, layout: Layout) -> list[bytes]:
 
 def _compressed(rows: list[bytes], layout: Layout) -> bytes:
     data = b"".join(rows)
-    if layout.fill_order == 2:
-        data = data.translate(_REVERSED)
     if layout.compression == DEFLATE:
         return zlib.compress(data)
     if layout.compression == PACKBITS:
@@ -127,7 +127,7 @@ def layouts(bits: int, packings: list[tuple[int, int]]) -> Iterator[Layout]:
     for order, planar, (compression, predictor), tile in product("<>", (1, 2), packings, (0, 16)):
         if predictor == 1 or bits in (8, 16, 32):
             layout = Layout(order, planar, compression, predictor, tile=tile)
-            yield from (layout, layout._replace(fill_order=2)) if compression == NONE else (layout,)
+            yield from (layout, layout._replace(fill_order=2))
             if not tile:
                 yield layout._replace(rows_per_strip=7)
 
