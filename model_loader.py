@@ -163,7 +163,9 @@ def local_folder(settings: Settings) -> Path:
     if (folder := find_folder(settings.model_id)) is not None:
         return folder
     if not engine_kind(settings).from_hub:
-        raise missing_folder(settings.model_id, "ENGINE=int8 serves nothing but a folder that `make export` wrote")
+        raise missing_folder(
+            settings.model_id, f"ENGINE={settings.engine} serves nothing but a folder that `make export` wrote"
+        )
     import_module("huggingface_hub.utils")  # it brings a log handler of its own
     adopt_loggers("huggingface_hub")
     return download(settings.model_id, settings.revision)

@@ -61,7 +61,7 @@ def export(
             accepted, the export is too far from it on the pictures in the folder ``calibration``.
         ModelLoadError: it cannot be had from the hub.
     """
-    folder = local_folder(Settings(model_id=model_id, model_revision=revision))
+    folder = local_folder(Settings(model_id=model_id, model_revision=revision, engine="torch"))  # may be a hub model
     config = read_config(folder)
     sizes = Sizes.of(config)
     preprocessing = read_preprocessing(folder, sizes.image_size)
