@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from difflib import get_close_matches
-from ipaddress import ip_address
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from captioning.cpus import available_cpus
-from captioning.hosts import ascii_pattern
+from captioning.setting_types import ApiKeyList, BindHost, CacheUrl, HostPatterns, Origins, Ports
 
 BLIP_BASE = "Salesforce/blip-image-captioning-base"
 BLIP_BASE_REVISION = "82a37760796d32b1411fe092ab5d4e227313294b"
@@ -26,26 +20,9 @@ MAX_NEW_TOKENS_LIMIT = 100
 NUM_BEAMS_LIMIT = 5
 BATCH_SIZE_LIMIT = 64
 
-_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d{1,5})?")  # RFC 6454, section 6.2
-_HOST_NAME = re.compile(r"[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*", re.IGNORECASE)  # RFC 1123, section 2.1
-# A Bearer token (RFC 6750, section 2.1) has neither colon nor at sign; other visible ASCII may stand in one here.
-_API_KEY = re.compile(r"(?:(?P<name>[A-Za-z0-9_.-]{1,64}):)?(?P<key>[!-+\--9;-?A-~]+)(?:@(?P<limit>[1-9]\d{0,3}))?")
-
-# A variable that begins like this is meant for the service; of others, only what looks much like a setting.
-_PREFIXES = ("BATCH_", "CACHE_", "CORS_", "DECODE_", "FETCH_", "MAX_", "MODEL_")
-
 
 class SettingsError(ValueError):
     """One sentence that says which environment variables are wrong, and how."""
-
-
-@dataclass(frozen=True)
-class ApiKey:
-    """A key that callers send, the name it has in the log, and how many pictures it may have under way at once."""
-
-    key: str = field(repr=False)
-    name: str = "unnamed"
-    limit: int | None = None
 
 
 class Settings(BaseSettings):
@@ -62,7 +39,7 @@ class Settings(BaseSettings):
     engine: str = Field("torch", description="what runs the model; int8 serves an export")
     num_threads: int = Field(0, ge=0, le=256, description="threads of the model; 0: the container's CPUs, shared out")
     web_concurrency: int = Field(1, ge=1, le=64, description="gunicorn workers; each loads its own model")
-    host: str = Field("0.0.0.0", description="address that gunicorn listens on; `::` is IPv4 and IPv6")  # noqa: S104
+    host: BindHost = Field("0.0.0.0", description="address that gunicorn listens on; `::` is IPv4 and IPv6")  # noqa: S104
     port: int = Field(8000, ge=0, le=65535, description="port that gunicorn listens on")
 
     max_new_tokens: int = Field(
@@ -76,10 +53,10 @@ class Settings(BaseSettings):
     fetch_connect_timeout_s: float = Field(5.0, gt=0, le=60, description="for each address of the image's server")
     fetch_timeout_s: float = Field(15.0, gt=0, le=600, description="for a whole download, redirects included")
     fetch_max_redirects: int = Field(5, ge=0, le=20, description="redirects that are followed")
-    fetch_allowed_hosts: Annotated[frozenset[str], NoDecode] = Field(
+    fetch_allowed_hosts: HostPatterns = Field(
         frozenset(), description="hosts that pictures are fetched from, such as a.example or *.b.example; none: any"
     )
-    fetch_allowed_ports: Annotated[frozenset[int] | None, NoDecode] = Field(
+    fetch_allowed_ports: Ports = Field(
         frozenset({80, 443}), description="ports that pictures are fetched from; * is any"
     )
     fetch_allow_private_addresses: bool = Field(False, description="fetch from any address; for private networks")
@@ -99,12 +76,12 @@ class Settings(BaseSettings):
         description="memory for decoding at once; pictures wait for it, or are refused if they need more",
     )
 
-    api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = Field(
+    api_keys: ApiKeyList = Field(
         (),
         description="comma-separated keys, `key` or `name:key` or `name:key@pictures`, one of which a caption then "
         "needs; none: open to all",
     )
-    cors_origins: Annotated[frozenset[str], NoDecode] = Field(
+    cors_origins: Origins = Field(
         frozenset(), description="comma-separated origins whose pages may ask from the browser; * is any"
     )
 
@@ -114,7 +91,7 @@ class Settings(BaseSettings):
     cache_ttl_s: float = Field(
         86_400.0, ge=1, le=31_536_000, description="how long a caption is remembered, in seconds"
     )
-    cache_url: str | None = Field(
+    cache_url: CacheUrl | None = Field(
         None,
         description="redis://, rediss:// or unix:// URL of a cache that instances share; none: each remembers its own",
         repr=False,  # it may hold a password
@@ -124,81 +101,6 @@ class Settings(BaseSettings):
         "auto", description="json: one object a line; auto: text on a terminal, json elsewhere"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severe line logged")
-
-    @field_validator("fetch_allowed_hosts", mode="before")
-    @classmethod
-    def _split_hosts(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        if value.strip() == "*":
-            return frozenset()
-        try:
-            hosts = frozenset(map(ascii_pattern, _split(value)))
-        except ValueError:
-            hosts = frozenset()
-        if not hosts:  # which would allow any
-            raise ValueError("must be host names or wildcards such as *.example.com, separated by commas, or *")
-        return hosts
-
-    @field_validator("fetch_allowed_ports", mode="before")
-    @classmethod
-    def _split_ports(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        if value.strip() == "*":
-            return None
-        ports = _split(value)
-        if not all(port.isascii() and port.isdigit() and 0 < int(port) < 65536 for port in ports):
-            raise ValueError("must be ports separated by commas, or *")
-        return frozenset(map(int, ports))
-
-    @field_validator("api_keys", mode="before")
-    @classmethod
-    def _split_keys(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        matches = [_API_KEY.fullmatch(part) for part in _split(value)]
-        keys = [
-            ApiKey(match["key"], match["name"] or "unnamed", int(match["limit"]) if match["limit"] else None)
-            for match in matches
-            if match
-        ]
-        if len(keys) < len(matches):
-            raise ValueError("must be key, name:key or name:key@pictures, separated by commas, in visible ASCII")
-        names = [key.name for key in keys if key.name != "unnamed"]
-        if len({key.key for key in keys}) < len(keys) or len(set(names)) < len(names):
-            raise ValueError("names a key or a name twice")
-        return tuple(keys)
-
-    @field_validator("host")
-    @classmethod
-    def _check_host(cls, value: str) -> str:
-        host = value[1:-1] if value.startswith("[") and value.endswith("]") else value
-        try:
-            ip_address(host)
-        except ValueError:
-            if not _HOST_NAME.fullmatch(value):
-                raise ValueError("must be an IP address or a host name, without a port") from None
-        return host
-
-    @field_validator("cache_url")
-    @classmethod
-    def _check_cache_url(cls, value: str | None) -> str | None:
-        if value is not None and not _is_cache_url(value):
-            raise ValueError(
-                "must be redis://[[user]:password@]host[:port][/database], the same with rediss://, or unix:///path"
-            )
-        return value
-
-    @field_validator("cors_origins", mode="before")
-    @classmethod
-    def _split_origins(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        origins = frozenset(_split(value))
-        if not all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in origins):
-            raise ValueError("must be origins such as https://example.com separated by commas, or *")
-        return origins
 
     @property
     def bind(self) -> str:
@@ -245,36 +147,3 @@ def load_settings() -> Settings:
             for problem in error.errors(include_url=False, include_input=False, include_context=False)
         ]
         raise SettingsError("Bad settings. " + "; ".join(problems) + ".") from None
-
-
-def misspelt_settings(variables: Iterable[str]) -> dict[str, str]:
-    """Return the environment's variables that are no settings but look like one, each with the nearest setting."""
-    settings = [name.upper() for name in Settings.model_fields]
-    nearest = {}
-    for variable in variables:
-        cutoff = 0.5 if variable.upper().startswith(_PREFIXES) else 0.85
-        if variable.upper() not in settings and (found := get_close_matches(variable.upper(), settings, 1, cutoff)):
-            nearest[variable] = found[0]
-    return nearest
-
-
-def _split(value: str) -> list[str]:
-    parts = [part.strip() for part in value.split(",") if part.strip()]
-    if not parts:
-        raise ValueError("is set, but to nothing; set a value, or leave the variable out")
-    return parts
-
-
-def _is_cache_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        port = parts.port  # raises for what is no port
-    except ValueError:
-        return False
-    if any(character.isspace() for character in url) or parts.fragment:
-        return False
-    if parts.scheme == "unix":
-        return not parts.hostname and len(parts.path) > 1 and bool(re.fullmatch(r"(db=\d{1,5})?", parts.query))
-    in_network = parts.scheme in ("redis", "rediss") and bool(parts.hostname) and port != 0
-    # The redis client would take further options from the query, its timeouts among them.
-    return in_network and not parts.query and bool(re.fullmatch(r"/?(\d{1,5})?", parts.path, re.ASCII))

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from captioning.model.registry import engine_kind
-from captioning.settings import BLIP_BASE_REVISION, ApiKey, Settings, SettingsError, load_settings, misspelt_settings
+from captioning.setting_types import ApiKey
+from captioning.settings import BLIP_BASE_REVISION, Settings, SettingsError, load_settings
 from tests.conftest import ROOT
 
 
@@ -162,33 +163,6 @@ def test_keys_may_have_a_name_and_a_limit(monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_the_host_is_an_address_or_a_name(monkeypatch: pytest.MonkeyPatch, host: str, bind: str) -> None:
     assert settings_with(monkeypatch, HOST=host).bind == bind
-
-
-def test_misspelt_settings_are_found_and_others_are_left_alone() -> None:
-    misspelt = {
-        "MAX_CONCURENT_REQUESTS": "MAX_CONCURRENT_REQUESTS",
-        "max_concurrent_request": "MAX_CONCURRENT_REQUESTS",
-        "API_KEY": "API_KEYS",
-        "MODELID": "MODEL_ID",
-        "MODEL_NAME": "MODEL_ID",
-        "NUM_THREAD": "NUM_THREADS",
-        "FETCH_TIMEOUT": "FETCH_TIMEOUT_S",
-        "CACHE_TTL": "CACHE_TTL_S",
-        "CACHE_REDIS_URL": "CACHE_URL",
-        "BATCH_SIZE": "BATCH_MAX_SIZE",
-        "CORS_ORIGIN": "CORS_ORIGINS",
-        "LOGLEVEL": "LOG_LEVEL",
-        "WEB_CONCURENCY": "WEB_CONCURRENCY",
-    }
-    others = [
-        "HOME", "HOSTNAME", "PATH", "PYTHONPATH", "NODE_ENV",
-        "LANG", "SHELL", "TERM", "PWD", "LOGNAME",
-        "HF_HOME", "HF_TOKEN", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "RENDER_SERVICE_ID",
-        "GUNICORN_CMD_ARGS", "XDG_CACHE_HOME", "PIP_CACHE_DIR", "REDIS_URL", "DATABASE_URL",
-        "PYTHONUNBUFFERED", "SSL_CERT_FILE", "HTTPS_PROXY", "KUBERNETES_SERVICE_PORT", "HOST",
-        "model_id", "PORT",
-    ]  # fmt: skip
-    assert misspelt_settings([*misspelt, *others]) == misspelt
 
 
 def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,14 +28,14 @@ from captioning.trace import Trace
 
 log = logging.getLogger("captioning.cli")
 
-# Nobody waits for one picture's answer. A download still has its own limit.
+# No caller waits for one picture. A download still has its own limit.
 _PATIENCE_S = 7 * 24 * 3600.0
-# How long threads that still decode when all is stopped are waited for; downloads are left behind.
-_FAREWELL_S = 1.0
+# How long a stopped run waits for threads that still decode. Downloads are not waited for.
+_JOIN_TIMEOUT_S = 1.0
 
 
 class OfflineRun:
-    """Caption many sources and report what becomes of each, in their order."""
+    """A run over many sources that reports the outcome of each, in their order."""
 
     def __init__(
         self, engine: Engine, settings: Settings, options: GenerationOptions, *, report: Callable[[Outcome], None]
@@ -65,9 +65,9 @@ class OfflineRun:
         self._lock = threading.Lock()
 
     def run(self, sources: Sequence[str]) -> None:
-        """Caption the sources; call it once. When it is interrupted, `stop` is left to do.
+        """Caption the sources; call it once. After an interrupt, call `stop`.
 
-        What ``report`` raises is raised.
+        It raises what ``report`` raises.
         """
         self._sources = sources
         if not sources:
@@ -80,7 +80,7 @@ class OfflineRun:
             raise self._failure
 
     def stop(self) -> None:
-        """Start nothing more and report what is ready, gaps or not."""
+        """Start nothing more, and report the outcomes that are ready although earlier ones are missing."""
         with self._lock:
             self._end()
         self._join()
@@ -93,7 +93,7 @@ class OfflineRun:
             number, source = taken
             outcome = Outcome(source, self._caption(source))
             with self._lock:
-                self._hand_on(number, outcome)
+                self._report_in_order(number, outcome)
 
     def _take(self) -> tuple[int, str] | None:
         with self._lock:
@@ -121,8 +121,8 @@ class OfflineRun:
                 log.exception("%r", source)
             return InternalError()
 
-    def _hand_on(self, number: int, outcome: Outcome) -> None:
-        """Report this outcome and those that waited for it; later ones wait for their turn."""
+    def _report_in_order(self, number: int, outcome: Outcome) -> None:
+        """Report this outcome and the later ones that waited for it; or let it wait for earlier ones."""
         if self._stopped:
             if isinstance(outcome.result, str):  # an error may only mean that nobody waits any more
                 self._ready[number] = outcome
@@ -142,14 +142,14 @@ class OfflineRun:
         self._batcher.fail(ShuttingDown())
 
     def _join(self) -> None:
-        end = time.monotonic() + _FAREWELL_S
+        end = time.monotonic() + _JOIN_TIMEOUT_S
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(timeout=max(0.0, end - time.monotonic()))
 
 
 class _LoadedModel:
-    """A model that is there."""
+    """A loaded model, as the pipeline asks for it."""
 
     identity = ""
 

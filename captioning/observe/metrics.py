@@ -1,6 +1,6 @@
 """What the service counts and measures, for Prometheus; docs/operations.md explains each metric.
 
-Counters and histograms are told what happened (`observe_…`). Gauges are read from the objects that they speak of,
+Counters and histograms are told what happened (`observe_…`). Gauges are read from the objects that they show,
 every second in the process that serves, and when Prometheus asks. No label takes a value that a stranger chose.
 """
 
@@ -41,7 +41,7 @@ _READ_EVERY_S = 1.0
 
 
 class Metrics:
-    """Hold the metrics of one process; with several workers, they are added up where they are asked for."""
+    """The metrics of one process; with several workers, the one that is asked adds them up."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -71,7 +71,7 @@ class Metrics:
         self._readings: list[Callable[[], None]] = []
 
     def watch(self, limits: Limits, batcher: Batcher, readiness: Callable[[], Readiness]) -> None:
-        """Name the objects that the gauges speak of."""
+        """Name the objects that the gauges show."""
 
         def read() -> None:
             self._queue.set(batcher.waiting)
@@ -88,7 +88,7 @@ class Metrics:
     def start(self) -> None:
         """Begin to serve: count this process as started, and read the gauges from now on."""
         self._worker_starts.inc()
-        # Made now, they are there as zeros before anything happens, which is what rates are taken from.
+        # Made now, they show zero before anything happens: rates need a first value.
         for stage in (*_REQUEST_STAGES, *_BATCH_STAGES):
             self._stage_seconds.labels(stage)
         for result in _CACHE_RESULTS:

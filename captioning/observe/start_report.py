@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 from captioning.limits import Limits
-from captioning.settings import Settings, misspelt_settings
+from captioning.settings import Settings
 
 log = logging.getLogger("captioning.start")
 
+# A variable that begins like this is meant for the service; of others, only what looks much like a setting.
+_PREFIXES = ("BATCH_", "CACHE_", "CORS_", "DECODE_", "FETCH_", "MAX_", "MODEL_")
 
-def log_start(settings: Settings, environment: Mapping[str, str], addresses: Sequence[str], workers: int) -> None:
+
+def log_start(settings: Settings, variables: Iterable[str], addresses: Sequence[str], workers: int) -> None:
     """Log what is in force, one line, and a warning for each likely mistake.
 
     ``addresses`` and ``workers`` are gunicorn's: GUNICORN_CMD_ARGS and the command line outrank the settings.
@@ -36,7 +40,18 @@ def log_start(settings: Settings, environment: Mapping[str, str], addresses: Seq
             "api_keys": len(settings.api_keys),
         },
     )
-    for name, nearest in misspelt_settings(environment).items():
+    for name, nearest in misspelt_settings(variables).items():
         log.warning("%s is not a setting of this service and has no effect. Is %s meant?", name, nearest)
     if not settings.api_keys:
         log.warning("API_KEYS is not set: whoever reaches this address may ask for captions.")
+
+
+def misspelt_settings(variables: Iterable[str]) -> dict[str, str]:
+    """Return the environment's variables that are no settings but look like one, each with the nearest setting."""
+    settings = [name.upper() for name in Settings.model_fields]
+    nearest = {}
+    for variable in variables:
+        cutoff = 0.5 if variable.upper().startswith(_PREFIXES) else 0.85
+        if variable.upper() not in settings and (found := get_close_matches(variable.upper(), settings, 1, cutoff)):
+            nearest[variable] = found[0]
+    return nearest

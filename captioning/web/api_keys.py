@@ -9,7 +9,7 @@ from flask import Request, g
 
 from captioning.errors import Unauthorized
 from captioning.limits import Permits
-from captioning.settings import ApiKey
+from captioning.setting_types import ApiKey
 
 
 class ApiKeys:

@@ -8,6 +8,7 @@ from typing import Any
 
 import requests
 
+from captioning.observe.start_report import misspelt_settings
 from tests.conftest import EMOJI_MODEL, Service, wait_until
 
 
@@ -61,3 +62,30 @@ def test_what_looks_like_a_mistake_is_a_warning_at_the_start(start_service: Call
         ),
         ("WARNING", "API_KEYS is not set: whoever reaches this address may ask for captions."),
     ]
+
+
+def test_misspelt_settings_are_found_and_others_are_left_alone() -> None:
+    misspelt = {
+        "MAX_CONCURENT_REQUESTS": "MAX_CONCURRENT_REQUESTS",
+        "max_concurrent_request": "MAX_CONCURRENT_REQUESTS",
+        "API_KEY": "API_KEYS",
+        "MODELID": "MODEL_ID",
+        "MODEL_NAME": "MODEL_ID",
+        "NUM_THREAD": "NUM_THREADS",
+        "FETCH_TIMEOUT": "FETCH_TIMEOUT_S",
+        "CACHE_TTL": "CACHE_TTL_S",
+        "CACHE_REDIS_URL": "CACHE_URL",
+        "BATCH_SIZE": "BATCH_MAX_SIZE",
+        "CORS_ORIGIN": "CORS_ORIGINS",
+        "LOGLEVEL": "LOG_LEVEL",
+        "WEB_CONCURENCY": "WEB_CONCURRENCY",
+    }
+    others = [
+        "HOME", "HOSTNAME", "PATH", "PYTHONPATH", "NODE_ENV",
+        "LANG", "SHELL", "TERM", "PWD", "LOGNAME",
+        "HF_HOME", "HF_TOKEN", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "RENDER_SERVICE_ID",
+        "GUNICORN_CMD_ARGS", "XDG_CACHE_HOME", "PIP_CACHE_DIR", "REDIS_URL", "DATABASE_URL",
+        "PYTHONUNBUFFERED", "SSL_CERT_FILE", "HTTPS_PROXY", "KUBERNETES_SERVICE_PORT", "HOST",
+        "model_id", "PORT",
+    ]  # fmt: skip
+    assert misspelt_settings([*misspelt, *others]) == misspelt
