@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -14,7 +14,7 @@ from typing import Protocol
 from cachetools import TLRUCache
 
 from captioning.deadline import Deadline
-from captioning.errors import CaptioningError, DeadlineExceeded, UnusableImage, copy_for_another_request
+from captioning.errors import CaptioningError, UnusableImage, copy_for_another_request
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class CaptionCache:
         """Return the caption, waiting for a leader that makes it now; else make the caller leader, to be entered.
 
         Raises:
-            DeadlineExceeded: the leader was not done in time.
+            DeadlineExceeded: the leader was not done in time, or the caller has gone.
             CaptioningError: the leader met an error that this request would meet too.
         """
         while True:
@@ -140,10 +140,9 @@ class CaptionCache:
 
 
 def _wait_for(result: Future[_Result], deadline: Deadline) -> CachedCaption | None:
-    try:
-        found = result.result(timeout=deadline.remaining())
-    except TimeoutError as error:
-        raise DeadlineExceeded(detail="waited for another request's caption of the same picture") from error
+    while not wait([result], timeout=deadline.poll_s()).done:
+        pass
+    found = result.result()
     if not isinstance(found, Exception):
         return found
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import random
 import shutil
@@ -26,7 +27,7 @@ from captioning.deadline import Deadline
 from captioning.errors import CaptioningError, CorruptImage, DeadlineExceeded, InternalError, Overloaded, ShuttingDown
 from captioning.model.engine import GenerationOptions
 from captioning.trace import STAGES
-from tests.conftest import EMOJI_MODEL, SAMPLES, Service
+from tests.conftest import EMOJI_MODEL, SAMPLES, Service, wait_until
 
 PICTURE = SAMPLES[0].read_bytes()
 CAPTIONS = json.loads((SAMPLES[0].parent / "captions.json").read_text())
@@ -72,13 +73,13 @@ def lead(cache: CaptionCache, key: str) -> Leader:
 
 @dataclass(frozen=True)
 class WatchedDeadline(Deadline):
-    """A deadline that tells when somebody is about to wait for it."""
+    """A deadline that tells which threads wait for something until then."""
 
-    waits: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    waiting: set[int] = field(default_factory=set)
 
-    def remaining(self) -> float:
-        self.waits.release()
-        return super().remaining()
+    def poll_s(self) -> float:
+        self.waiting.add(threading.get_ident())
+        return super().poll_s()
 
 
 @contextmanager
@@ -89,8 +90,7 @@ def waiting(
     deadline = WatchedDeadline(time.monotonic() + seconds)
     with ThreadPoolExecutor(number) as callers:
         answers = [callers.submit(ask, cache, key, make, deadline) for _ in range(number)]
-        for _ in range(number):
-            assert deadline.waits.acquire(timeout=30)
+        wait_until(lambda: len(deadline.waiting) == number)
         yield answers
 
 
@@ -252,6 +252,12 @@ def test_who_waits_for_another_keeps_its_own_deadline() -> None:
             assert {type(answer.exception(30)) for answer in answers} == {DeadlineExceeded}
         leader.resolve("late, but made")
     assert ask(cache, "a", never) == CachedCaption("late, but made", hit=True)
+
+
+def test_who_waits_for_another_leaves_when_its_caller_has_gone() -> None:
+    cache = make_cache()
+    with lead(cache, "a"), pytest.raises(DeadlineExceeded, match="the client has gone"):
+        cache.look_up("a", Deadline(math.inf, abandoned=lambda: True))
 
 
 def test_a_leader_that_is_done_does_not_end_the_next_ones_turn() -> None:
