@@ -16,6 +16,7 @@ from captioning.cli.records import Csv, Form, Jsonl, Outcome, Plain, captioned_i
 from captioning.cli.sources import list_sources
 from captioning.errors import CaptioningError, InvalidParameter, ModelFailed
 from captioning.model.engine import Engine, GenerationOptions
+from captioning.observe.start_report import misspelt_settings
 from captioning.pictures.formats import ENDINGS
 from captioning.settings import BATCH_SIZE_LIMIT, MAX_NEW_TOKENS_LIMIT, NUM_BEAMS_LIMIT, Settings
 
@@ -84,6 +85,8 @@ def caption_command(settings: Settings, load: Callable[[Settings], Engine]) -> c
         with _destination(output, form, resume=resume) as (destination, captioned):
             left = [source for source in sources if visible(source) not in captioned]
             report = Report(destination, form, total=len(sources), done=len(sources) - len(left))
+            for warning in misspelt_settings(os.environ):
+                report.say(warning)
             options = GenerationOptions(prompt.strip(), max_new_tokens, num_beams)
             run_settings = settings.model_copy(update={"batch_max_size": batch_size})
             context.exit(_run(left, run_settings, options, load, report, resumable=output is not None))

@@ -40,18 +40,18 @@ def log_start(settings: Settings, variables: Iterable[str], addresses: Sequence[
             "api_keys": len(settings.api_keys),
         },
     )
-    for name, nearest in misspelt_settings(variables).items():
-        log.warning("%s is not a setting of this service and has no effect. Is %s meant?", name, nearest)
+    for warning in misspelt_settings(variables):
+        log.warning("%s", warning)
     if not settings.api_keys:
         log.warning("API_KEYS is not set: whoever reaches this address may ask for captions.")
 
 
-def misspelt_settings(variables: Iterable[str]) -> dict[str, str]:
-    """Return the environment's variables that are no settings but look like one, each with the nearest setting."""
+def misspelt_settings(variables: Iterable[str]) -> list[str]:
+    """Return a sentence for each variable that is no setting but looks like one, with the nearest setting."""
     settings = [name.upper() for name in Settings.model_fields]
-    nearest = {}
+    warnings = []
     for variable in variables:
         cutoff = 0.5 if variable.upper().startswith(_PREFIXES) else 0.85
         if variable.upper() not in settings and (found := get_close_matches(variable.upper(), settings, 1, cutoff)):
-            nearest[variable] = found[0]
-    return nearest
+            warnings.append(f"{variable} is not a setting of this service and has no effect. Is {found[0]} meant?")
+    return warnings

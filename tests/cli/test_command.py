@@ -243,6 +243,14 @@ def test_a_bad_setting_is_named(caption: Caption) -> None:
     assert re.fullmatch(rb"Bad settings\. NUM_BEAMS: [^\n]+\.\n", ran.stderr), ran.stderr
 
 
+def test_a_misspelt_setting_is_named_and_the_rest_is_done(caption: Caption) -> None:
+    ran = caption(SAMPLES[0], MAX_IMAGE_BYTE="1")
+    assert (ran.returncode, ran.stdout) == (0, plain(SAMPLES[0]))
+    assert (
+        ran.stderr == b"MAX_IMAGE_BYTE is not a setting of this service and has no effect. Is MAX_IMAGE_BYTES meant?\n"
+    )
+
+
 def test_wrong_usage_is_refused_before_anything_is_done(
     int8_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

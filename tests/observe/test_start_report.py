@@ -88,4 +88,7 @@ def test_misspelt_settings_are_found_and_others_are_left_alone() -> None:
         "PYTHONUNBUFFERED", "SSL_CERT_FILE", "HTTPS_PROXY", "KUBERNETES_SERVICE_PORT", "HOST",
         "model_id", "PORT",
     ]  # fmt: skip
-    assert misspelt_settings([*misspelt, *others]) == misspelt
+    assert misspelt_settings([*misspelt, *others]) == [
+        f"{name} is not a setting of this service and has no effect. Is {setting} meant?"
+        for name, setting in misspelt.items()
+    ]
