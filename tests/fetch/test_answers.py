@@ -148,14 +148,37 @@ def test_chunks_tell_the_length_whatever_else_does(lines: list[str], version: st
     assert fetched(head.encode() + CHUNKS) == b"abcdefgh"
 
 
-def test_chunks_may_end_in_lf_only() -> None:
-    assert (
-        fetched(
-            b"HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n"
-            + CHUNKS.replace(b"\r\n", b"\n").replace(b"e\n", b"e\r\n").replace(b"h\n", b"h\r\n")
-        )
-        == b"abcdefgh"
-    )
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        pytest.param(CHUNKS.replace(b"\r\n", b"\n"), id="LF only"),
+        pytest.param(CHUNKS.replace(b"5\r\n", b"0005 \r\n"), id="zeros and spaces"),
+        pytest.param(b"8\r\nabcdefgh\r\n0", id="no line at the end"),
+        pytest.param(b"8\r\nabcdefgh\r\n0\r\n\r\ntrash", id="more than the end"),
+        pytest.param(
+            b"".join(b"1;%d\r\n%c\r\n" % (n, c) for n, c in enumerate(b"abcdefgh")) + b"0\r\n\r\n", id="small"
+        ),
+        pytest.param(CHUNKS[:-2] + b"Content-Length: 1\r\n" * 50 + b"\r\n", id="trailers"),
+    ],
+)
+def test_chunks_are_read_as_servers_send_them(chunks: bytes) -> None:
+    assert fetched(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks) == b"abcdefgh"
+
+
+@pytest.mark.parametrize(
+    "start", [b"", b"5;", b"5\r\nabcde\r\n", b"0\r\n"], ids=["size", "extension", "after", "trailer"]
+)
+def test_a_line_between_chunks_ends_at_a_number_of_bytes(start: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with BadServer(flood(head + start, b"0" * 65_536)) as server:
+        fetcher = make_fetcher(max_bytes=10_000_000)
+        tracemalloc.start()
+        try:
+            with pytest.raises(errors.ImageFetchFailed, match="4,096 bytes"):
+                fetcher.fetch(server.url())
+            assert tracemalloc.get_traced_memory()[1] < 1_000_000
+        finally:
+            tracemalloc.stop()
 
 
 def test_a_packed_body_may_be_announced_by_its_length_before() -> None:
