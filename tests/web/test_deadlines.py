@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,11 +18,12 @@ from werkzeug.wrappers import Request
 from captioning.deadline import Deadline
 from captioning.errors import DeadlineExceeded, InvalidParameter
 from captioning.web.request_deadline import ARRIVED_AT, request_deadline
-from tests.bad_servers import BadServer, say_nothing
+from tests.bad_servers import BadServer, Connection, say_nothing
 from tests.conftest import SAMPLES, Service, wait_until
 
 PICTURE = SAMPLES[0].read_bytes()
 HEADER = "X-Request-Timeout-Ms"
+ASK = b"POST /local-caption HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 UPLOAD = (
     b"POST /local-caption?numBeams=5 HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nX-Request-Id: %s\r\n"
     b"Content-Length: %d\r\n\r\n"
@@ -107,6 +109,24 @@ def test_a_lowered_time_ends_a_request_on_the_real_service(one_by_one: Service) 
     malformed = one_by_one.post(json={"imageUrl": "https://example.com/"}, headers={HEADER: "soon"})
     assert (malformed.status_code, malformed.json()["code"]) == (400, "invalid_parameter")
     assert HEADER in malformed.json()["error"]
+
+
+def test_a_download_ends_when_its_client_hangs_up(one_by_one: Service) -> None:
+    """Well before FETCH_TIMEOUT_S, of 15 seconds here."""
+    asked, hung_up = threading.Event(), threading.Event()
+
+    def say_nothing_more(connection: Connection) -> None:
+        connection.read_request()
+        asked.set()
+        if connection.client.recv(1) == b"":
+            hung_up.set()
+
+    with BadServer(say_nothing_more) as silent:
+        body = json.dumps({"imageUrl": silent.url("/a.png")}).encode()
+        with socket.create_connection(("127.0.0.1", one_by_one.port), timeout=60) as client:
+            client.sendall(ASK % len(body) + body)
+            assert asked.wait(60)
+        assert hung_up.wait(10)
 
 
 @contextmanager
