@@ -111,6 +111,15 @@ def _repeat_segment(draw: st.DrawFn, data: bytes, other: bytes) -> bytes:
     return b"".join(parts)
 
 
+def _flood_with_segments(draw: st.DrawFn, data: bytes, other: bytes) -> bytes:
+    """Repeat a part, or the start of one, until the file has half a megabyte: counts are as cheap to send as bytes."""
+    parts = segments(data)
+    at = draw(_segment(parts))
+    part = parts[at][: draw(st.sampled_from([2, 4, 8, 12, 20, 10_000]))]
+    parts.insert(at, part * (500_000 // max(1, len(part))))
+    return b"".join(parts)
+
+
 def _move_segment(draw: st.DrawFn, data: bytes, other: bytes) -> bytes:
     parts = segments(data)
     part = parts.pop(draw(_segment(parts)))
@@ -140,8 +149,21 @@ def _set_number(draw: st.DrawFn, data: bytes, other: bytes) -> bytes:
     if not fields:
         return data
     field = draw(st.sampled_from(fields))
-    number = draw(st.sampled_from(ODD_NUMBERS) | st.integers(0, 300)) % (1 << 8 * field.size)
-    packed = number.to_bytes(field.size, "little" if field.order == "<" else "big")
+    return _with_number(data, field, draw(st.sampled_from(ODD_NUMBERS) | st.integers(0, 300)))
+
+
+def _contradict_size(draw: st.DrawFn, data: bytes, other: bytes) -> bytes:
+    """Change one of the places where a picture's size stands, of which the others go on telling the old one."""
+    fields = list(size_fields(data))
+    if not fields:
+        return data
+    field = draw(st.sampled_from(fields))
+    number = draw(st.sampled_from([1, 2, 3, 16, 64, 1000, 1999, 16_000, 65_535]))
+    return _with_number(data, field, number)
+
+
+def _with_number(data: bytes, field: Field, number: int) -> bytes:
+    packed = (number % (1 << 8 * field.size)).to_bytes(field.size, "little" if field.order == "<" else "big")
     return data[: field.offset] + packed + data[field.offset + field.size :]
 
 
@@ -161,7 +183,10 @@ _ANY_EDITS: tuple[Edit, ...] = (
     *(_drop_segment, _repeat_segment, _move_segment, _transplant_segment),
 )
 # Numbers twice: they reach deepest.
-_BINARY_EDITS: tuple[Edit, ...] = (_set_number, _set_number, _set_number, _add_hostile_exif)
+_BINARY_EDITS: tuple[Edit, ...] = (
+    *(_set_number, _set_number, _set_number, _contradict_size),
+    *(_flood_with_segments, _add_hostile_exif),
+)
 
 
 def _position(data: bytes) -> st.SearchStrategy[int]:
@@ -227,6 +252,46 @@ def number_fields(data: bytes) -> Iterator[Field]:
     elif data.startswith(b"BM"):
         yield from (Field(at, 4, "<") for at in (2, 10, 14, 18, 22, 30, 34, 38, 42, 46, 50))
         yield from (Field(26, 2, "<"), Field(28, 2, "<"))
+
+
+def size_fields(data: bytes) -> Iterator[Field]:
+    """Yield the places where a picture says how wide and high it, its canvas, its frame or its pieces are."""
+    if data.startswith(b"\x89PNG"):
+        yield from (Field(16, 4, ">"), Field(20, 4, ">"))
+    elif data.startswith(b"\xff\xd8"):
+        for start in _jpeg_markers(data):
+            if data[start + 1] in (0xC0, 0xC1, 0xC2):
+                yield from (Field(start + 5, 2, ">"), Field(start + 7, 2, ">"))
+    elif data.startswith(b"RIFF"):
+        for start in _riff_chunks(data):
+            kind = data[start : start + 4]
+            if kind in (b"VP8X", b"ANMF"):
+                first = start + (12 if kind == b"VP8X" else 14)
+                yield from (Field(first, 3, "<"), Field(first + 3, 3, "<"))
+            elif kind == b"VP8 ":
+                yield from (Field(start + 14, 2, "<"), Field(start + 16, 2, "<"))
+            elif kind == b"VP8L":
+                yield Field(start + 9, 4, "<")
+    elif data[4:8] == b"ftyp":
+        for start in _boxes(data, 0, len(data)):
+            if data[start + 4 : start + 8] == b"ispe":
+                yield from (Field(start + 12, 4, ">"), Field(start + 16, 4, ">"))
+            elif data[start + 4 : start + 8] == b"mdat":
+                # The sequence header of AV1, whose sizes start somewhere in a byte.
+                yield from (Field(at, 2, ">") for at in range(start + 8, start + 20))
+    elif data[:2] in (b"II", b"MM"):
+        order, size = "<" if data[:2] == b"II" else ">", 8 if _is_big_tiff(data) else 4
+        for start in _tiff_entries(data):
+            tag = int.from_bytes(data[start : start + 2], "little" if order == "<" else "big")
+            if tag in (256, 257, 278, 322, 323):
+                yield Field(start + 4 + size, 2, order)
+    elif data.startswith(b"GIF8"):
+        yield from (Field(6, 2, "<"), Field(8, 2, "<"))
+        for start in _gif_blocks(data):
+            if data[start : start + 1] == b",":
+                yield from (Field(at, 2, "<") for at in range(start + 1, start + 9, 2))
+    elif data.startswith(b"BM"):
+        yield from (Field(18, 4, "<"), Field(22, 4, "<"))
 
 
 def mended(data: bytes) -> bytes:

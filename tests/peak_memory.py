@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.decoder_process import status
+from benchmarks.server import memory
 
 
 @contextmanager
@@ -18,5 +19,5 @@ def peak_memory() -> Iterator[Callable[[], int]]:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
-    base = status("VmRSS")
-    yield lambda: status("VmHWM") - base
+    base = memory(os.getpid())["VmRSS"]
+    yield lambda: memory(os.getpid())["VmHWM"] - base

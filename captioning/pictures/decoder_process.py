@@ -15,16 +15,18 @@ import signal
 import socket
 import traceback
 from importlib import import_module
+from typing import NamedTuple
 
 from PIL import Image
 
 from captioning.errors import ImageTooCostly, UnusableImage
 from captioning.pictures import sandbox
-from captioning.pictures.decoder import OpenedImage, open_image
+from captioning.pictures.decoder import open_image
 from captioning.pictures.formats import FORMATS
-from captioning.pictures.wire import ANSWER, BUG, MAX_TEXT_BYTES, PICTURE, REFUSALS, SIZE, Setup
+from captioning.pictures.wire import ANSWER, BUG, MAX_TEXT_BYTES, PICTURE, REFUSALS, SIZE, TOO_COSTLY, Setup
 
-_CODES: dict[type[UnusableImage], int] = {refusal: code for code, refusal in REFUSALS.items()}
+MAX_LEAK_BYTES = 32 * 2**20
+"""What codecs do not give back of damaged pictures. A process that has lost more makes room for a new one."""
 _REST_MS = 500
 
 
@@ -36,46 +38,53 @@ def serve(channel: socket.socket) -> None:
     setup: Setup = pickle.loads(packed)  # noqa: S301 - the process that started this one sends it
     _finish_imports(setup)
     _silence()
-    libc = ctypes.CDLL(None)
-    readable = select.poll()
-    readable.register(channel, select.POLLIN)
-    sandbox.enter(setup.memory_bytes)
+    give_back = getattr(ctypes.CDLL(None), "malloc_trim", lambda kept: 0)  # glibc's
+    waiting = select.poll()
+    waiting.register(channel, select.POLLIN)
+    space = sandbox.AddressSpace()
+    sandbox.enter(space.start + MAX_LEAK_BYTES + setup.memory_bytes)
     gc.freeze()  # what the imports made need not be looked through for every picture
-    while (data := _receive(channel)) is not None:
+    ends = False
+    while not ends and (data := _receive(channel)) is not None:
         signal.setitimer(signal.ITIMER_PROF, setup.cpu_s)  # SIGPROF ends the process
-        head, body = _answer(data, setup)
+        answer = _answer(data, setup)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        channel.sendall(head)
-        channel.sendall(body)
-        del data, body
+        del data
         gc.collect()
+        if space.growth() > MAX_LEAK_BYTES:
+            give_back(0)
+            ends = space.growth() > MAX_LEAK_BYTES
+        channel.sendall(ANSWER.pack(answer.code, ends, answer.format.encode(), *answer.size, len(answer.body)))
+        channel.sendall(answer.body)
+        del answer
         # Between two pictures in a row, giving memory back and asking for it again would take milliseconds.
-        if not readable.poll(_REST_MS) and hasattr(libc, "malloc_trim"):
-            libc.malloc_trim(0)
+        if not waiting.poll(_REST_MS):
+            give_back(0)
 
 
-def _answer(data: bytes, setup: Setup) -> tuple[bytes, memoryview | bytes]:
-    opened: OpenedImage | None = None
+class _Answer(NamedTuple):
+    code: int
+    body: bytes | memoryview
+    format: str = ""
+    size: tuple[int, int] = (0, 0)
+
+
+def _answer(data: bytes, setup: Setup) -> _Answer:
     try:
         opened = open_image(data, max_pixels=setup.max_pixels, target_size=max(setup.preprocess.size))
         pixel_values = setup.preprocess(opened.decode())  # [3, H, W]
+        return _Answer(PICTURE, pixel_values.data.cast("B"), opened.format, opened.size)
     except UnusableImage as refusal:
-        return _refusal(opened, _CODES[type(refusal)], f"{refusal.message}\n{refusal.detail or ''}")
+        code = next(code for code, kind in REFUSALS.items() if kind is type(refusal))
+        return _Answer(code, _text(f"{refusal.message}\n{refusal.detail or ''}"))
     except MemoryError as error:
-        return _refusal(opened, _CODES[ImageTooCostly], f"{ImageTooCostly.sentence}\n{error!r}")
+        return _Answer(TOO_COSTLY, _text(f"{ImageTooCostly.sentence}\n{error!r}"))
     except Exception:  # noqa: BLE001 - the serving process logs it
-        return _refusal(opened, BUG, traceback.format_exc()[-MAX_TEXT_BYTES // 2 :])
-    return _head(opened, PICTURE, pixel_values.nbytes), pixel_values.data.cast("B")
+        return _Answer(BUG, _text(traceback.format_exc()[-MAX_TEXT_BYTES // 2 :]))
 
 
-def _refusal(opened: OpenedImage | None, code: int, text: str) -> tuple[bytes, bytes]:
-    body = text.encode("ascii", "backslashreplace")[:MAX_TEXT_BYTES]
-    return _head(opened, code, len(body)), body
-
-
-def _head(opened: OpenedImage | None, code: int, length: int) -> bytes:
-    name, size = (opened.format, opened.size) if opened else ("", (0, 0))
-    return ANSWER.pack(code, name.encode(), *size, length)
+def _text(text: str) -> bytes:
+    return text.encode("ascii", "backslashreplace")[:MAX_TEXT_BYTES]
 
 
 def _receive(channel: socket.socket) -> bytes | None:

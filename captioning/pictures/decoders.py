@@ -183,12 +183,12 @@ class _Process:
     def _receive_answer(self, size: tuple[int, int], deadline: Deadline) -> Decoded:
         head = bytearray(ANSWER.size)
         self._receive_into(memoryview(head), deadline)
-        code, name, *sides, length = ANSWER.unpack(head)
+        code, ends, name, width, height, length = ANSWER.unpack(head)
         pixel_values = np.empty((3, *size), np.float32)
         if code == PICTURE and length == pixel_values.nbytes:
             self._receive_into(pixel_values.data.cast("B"), deadline)
-            self.clean = True
-            return Decoded(pixel_values, _sane(name.rstrip(b"\0")), (sides[0], sides[1]))
+            self.clean = not ends
+            return Decoded(pixel_values, _sane(name.rstrip(b"\0")), (width, height))
         if length > MAX_TEXT_BYTES or code not in (*REFUSALS, BUG):
             raise ImageTooCostly(detail="its decoder process talks nonsense")
         body = bytearray(length)
@@ -197,7 +197,7 @@ class _Process:
             raise DecoderBugError(_sane(body))
         message, _, detail = _sane(body).partition("\n")
         refusal = REFUSALS[code]
-        self.clean = refusal is not ImageTooCostly
+        self.clean = not ends
         raise refusal(message, detail=detail or None)
 
     def _cause_of_death(self) -> Exception:

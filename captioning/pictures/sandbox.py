@@ -16,7 +16,6 @@ import resource
 import signal
 import struct
 from contextlib import suppress
-from pathlib import Path
 
 _NOBODY = 65_534
 
@@ -37,6 +36,7 @@ _SYSTEM_CALLS = {
     "rt_sigaction": (13, 134),
     "rt_sigprocmask": (14, 135),
     "rt_sigreturn": (15, 139),
+    "pread64": (17, 67),
     "sched_yield": (24, 124),
     "mremap": (25, 216),
     "madvise": (28, 233),
@@ -53,8 +53,23 @@ _SYSTEM_CALLS = {
 }
 
 
-def enter(memory_bytes: int) -> None:
-    """Give up all but computing and the file descriptors 0 to 2; take at most ``memory_bytes`` more than now.
+class AddressSpace:
+    """How much address space the process has grown by since this object was made; it goes on telling in the sandbox."""
+
+    def __init__(self) -> None:
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY)
+        self.start = self._size()
+
+    def growth(self) -> int:
+        """Return bytes."""
+        return self._size() - self.start
+
+    def _size(self) -> int:
+        return int(os.pread(self._statm, 100, 0).split()[0]) * resource.getpagesize()
+
+
+def enter(address_space_bytes: int) -> None:
+    """Give up all but computing and the file descriptors 0 to 3; stay within this much address space.
 
     The process must have one thread. It is killed when the thread that started it ends.
     """
@@ -64,10 +79,9 @@ def enter(memory_bytes: int) -> None:
             os.setgroups([])
             os.setresgid(_NOBODY, _NOBODY, _NOBODY)
             os.setresuid(_NOBODY, _NOBODY, _NOBODY)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
     limits = {
-        resource.RLIMIT_AS: pages * resource.getpagesize() + memory_bytes,
-        resource.RLIMIT_NOFILE: 3,
+        resource.RLIMIT_AS: address_space_bytes,
+        resource.RLIMIT_NOFILE: 4,
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_NPROC: 0,
         resource.RLIMIT_CORE: 0,

@@ -38,10 +38,16 @@ class Setup(NamedTuple):
 
 SIZE = struct.Struct("!Q")
 
-ANSWER = struct.Struct("!B8sIIQ")
-"""What became of the picture; the format's name; width and height as the file has them; how many bytes follow."""
+ANSWER = struct.Struct("!B?8sIIQ")
+"""What became of the picture; whether the process ends now; the format's name; width and height as the file has them;
+how many bytes follow."""
 
-PICTURE, BUG = 0, 255
-REFUSALS: dict[int, type[UnusableImage]] = {1: UnsupportedImage, 2: CorruptImage, 3: TooManyPixels, 4: ImageTooCostly}
+PICTURE, TOO_COSTLY, BUG = 0, 4, 255
+REFUSALS: dict[int, type[UnusableImage]] = {
+    1: UnsupportedImage,
+    2: CorruptImage,
+    3: TooManyPixels,
+    TOO_COSTLY: ImageTooCostly,
+}
 
 MAX_TEXT_BYTES = 4_000
