@@ -14,6 +14,7 @@ from captioning.limits import Limits
 from captioning.model.batcher import Batcher
 from captioning.observe.logs import configure_logging
 from captioning.observe.metrics import Metrics
+from captioning.pictures.decoders import Decoders
 from captioning.pipeline import make_pipeline
 from captioning.settings import Settings, load_settings
 from captioning.web.caption_routes import caption_routes
@@ -42,12 +43,14 @@ def create_app(
         failed = captioner.status == "failed"
         return "draining" if lifecycle.draining and not failed else captioner.status
 
-    pipeline = make_pipeline(settings, captioner, batcher, limits)
+    decoders = Decoders.from_settings(settings)
+    pipeline = make_pipeline(settings, captioner, batcher, limits, decoders)
     metrics.watch(limits, batcher, readiness)
 
     app = Flask(__name__, static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["captioner"] = captioner
+    app.extensions["decoders"] = decoders
     app.extensions["lifecycle"] = lifecycle
     app.extensions["metrics"] = metrics
     _allow_origins(app, settings.cors_origins)

@@ -44,11 +44,12 @@ def on_starting(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Load the model in the process that serves, whether or not the application was imported before the fork."""
+    """Start all that a fork would not survive in the process that serves, whenever the application was imported."""
     # A thread gives the interpreter up after this time only, and the model's thread asks for it at every token. With
     # Python's 5 ms, a flood of refusals left the embedded model on int8 a third of its captions a second.
     sys.setswitchinterval(0.0005)
     extensions = worker.app.wsgi().extensions
+    extensions["decoders"].start()
     extensions["captioner"].start()
     extensions["metrics"].start()
     worker.on_drain = extensions["lifecycle"].drain

@@ -16,7 +16,7 @@ from captioning.fetch.urls import parse_url
 from captioning.limits import ByteHold, Limits
 from captioning.model.batcher import Batcher, Captioned
 from captioning.model.engine import Engine, GenerationOptions, Pixels
-from captioning.pictures.decoder import open_image
+from captioning.pictures.decoders import Decoders
 from captioning.settings import Settings
 from captioning.trace import Trace
 
@@ -58,8 +58,7 @@ class Pipeline:
         batcher: Batcher,
         limits: Limits,
         url_digests: UrlDigests,
-        *,
-        max_image_pixels: int,
+        decoders: Decoders,
     ) -> None:
         self._fetcher = fetcher
         self._cache = cache
@@ -67,7 +66,7 @@ class Pipeline:
         self._batcher = batcher
         self._limits = limits
         self._url_digests = url_digests
-        self._max_image_pixels = max_image_pixels
+        self._decoders = decoders
 
     def caption(
         self, source: str | EncodedPicture, options: GenerationOptions, *, deadline: Deadline, trace: Trace
@@ -139,14 +138,10 @@ class Pipeline:
 
     def _decode(self, engine: Engine, picture: EncodedPicture, deadline: Deadline, trace: Trace) -> Pixels:
         with trace.waiting("decoder_wait", self._limits.decoders.slot(deadline)), trace.stage("decode"):
-            deadline.check()
-            opened = open_image(
-                picture.data, max_pixels=self._max_image_pixels, target_size=max(engine.preprocessor.size)
-            )
-            trace.image_format, trace.image_size = opened.format, opened.size
-            pixel_values = engine.preprocessor(opened.decode())
+            decoded = self._decoders.decode(picture.data, engine.preprocessor, deadline)
+            trace.image_format, trace.image_size = decoded.format, decoded.size
         picture.release()
-        return pixel_values
+        return decoded.pixel_values
 
     def _generate(self, pixel_values: Pixels, options: GenerationOptions, deadline: Deadline) -> Captioned:
         future = self._batcher.submit(pixel_values, options, deadline)
@@ -163,7 +158,7 @@ class Pipeline:
             future.cancel()  # of no effect once it runs; before that, nobody waits for it any more
 
 
-def make_pipeline(settings: Settings, model: Model, batcher: Batcher, limits: Limits) -> Pipeline:
+def make_pipeline(settings: Settings, model: Model, batcher: Batcher, limits: Limits, decoders: Decoders) -> Pipeline:
     """Join the stages as the settings say."""
     fetcher = Fetcher(
         connect_timeout_s=settings.fetch_connect_timeout_s,
@@ -176,15 +171,7 @@ def make_pipeline(settings: Settings, model: Model, batcher: Batcher, limits: Li
         user_agent=settings.fetch_user_agent,
     )
     url_digests = UrlDigests(max_entries=settings.cache_max_entries, ttl_s=settings.cache_ttl_s)
-    return Pipeline(
-        fetcher,
-        _make_cache(settings),
-        model,
-        batcher,
-        limits,
-        url_digests,
-        max_image_pixels=settings.max_image_pixels,
-    )
+    return Pipeline(fetcher, _make_cache(settings), model, batcher, limits, url_digests, decoders)
 
 
 def _make_cache(settings: Settings) -> CaptionCache:

@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     decode_memory_bytes: int = Field(
         320 * MIB,
         ge=MIB,
-        description="memory for decoding at once; pictures wait for it, or are refused if they need more",
+        description="memory that decoding one picture may take; whoever needs more is refused",
     )
 
     api_keys: ApiKeyList = Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -14,6 +14,7 @@ from captioning.limits import Limits
 from captioning.model.batcher import Batcher
 from captioning.model.engine import GenerationOptions
 from captioning.model.speed import BatchSeconds
+from captioning.pictures.decoders import Decoders
 from captioning.pipeline import EncodedPicture, Pipeline, make_pipeline
 from captioning.settings import Settings
 from captioning.trace import STAGES, Trace
@@ -52,9 +53,15 @@ def limits() -> Limits:
     return Limits.from_settings(SETTINGS)
 
 
+@pytest.fixture(scope="module")
+def decoders() -> Iterator[Decoders]:
+    with closing(Decoders.from_settings(SETTINGS)) as decoders:
+        yield decoders
+
+
 @pytest.fixture
-def pipeline(captioner: Captioner, batcher: Batcher, limits: Limits) -> Pipeline:
-    return make_pipeline(SETTINGS, captioner, batcher, limits)
+def pipeline(captioner: Captioner, batcher: Batcher, limits: Limits, decoders: Decoders) -> Pipeline:
+    return make_pipeline(SETTINGS, captioner, batcher, limits, decoders)
 
 
 def caption(
@@ -115,9 +122,11 @@ def test_a_url_waits_for_a_download_slot_and_is_not_refused(pipeline: Pipeline, 
         assert answer.result(60).endswith("background")
 
 
-def test_encoded_bytes_are_given_back_before_the_model_s_turn(captioner: Captioner, limits: Limits) -> None:
+def test_encoded_bytes_are_given_back_before_the_model_s_turn(
+    captioner: Captioner, limits: Limits, decoders: Decoders
+) -> None:
     queue = Batcher(max_batch_size=1)  # nobody runs it
-    pipeline = make_pipeline(SETTINGS, captioner, queue, limits)
+    pipeline = make_pipeline(SETTINGS, captioner, queue, limits, decoders)
     with ThreadPoolExecutor(4) as callers:
         pictures = [PICTURE + bytes([number]) for number in range(4)]
         answers = [callers.submit(caption, pipeline, limits, picture) for picture in pictures]
@@ -127,9 +136,9 @@ def test_encoded_bytes_are_given_back_before_the_model_s_turn(captioner: Caption
         assert all(isinstance(answer.exception(60), Overloaded) for answer in answers)
 
 
-def test_a_caller_who_leaves_is_no_longer_waited_for(captioner: Captioner, limits: Limits) -> None:
+def test_a_caller_who_leaves_is_no_longer_waited_for(captioner: Captioner, limits: Limits, decoders: Decoders) -> None:
     queue = Batcher(max_batch_size=1)  # nobody runs it
-    pipeline = make_pipeline(SETTINGS, captioner, queue, limits)
+    pipeline = make_pipeline(SETTINGS, captioner, queue, limits, decoders)
     gone: list[bool] = []
     deadline = Deadline(Deadline.after(3600).at, abandoned=lambda: bool(gone))
     with ThreadPoolExecutor(1) as caller, limits.bodies.hold() as hold:
@@ -142,11 +151,13 @@ def test_a_caller_who_leaves_is_no_longer_waited_for(captioner: Captioner, limit
     assert queue.waiting == 0
 
 
-def test_a_queue_that_is_too_long_refuses_a_url_before_its_download(captioner: Captioner, limits: Limits) -> None:
+def test_a_queue_that_is_too_long_refuses_a_url_before_its_download(
+    captioner: Captioner, limits: Limits, decoders: Decoders
+) -> None:
     speed = BatchSeconds()
     speed.learn(1, 100.0)
     queue = Batcher(max_batch_size=1, speed=speed)  # nobody runs it
-    pipeline = make_pipeline(SETTINGS, captioner, queue, limits)
+    pipeline = make_pipeline(SETTINGS, captioner, queue, limits, decoders)
     with BadServer(say_nothing) as images, ThreadPoolExecutor(1) as caller:
         answer = caller.submit(caption, pipeline, limits)  # an idle model takes what comes first
         wait_until(lambda: queue.waiting == 1)

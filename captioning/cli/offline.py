@@ -22,6 +22,7 @@ from captioning.errors import CaptioningError, InternalError, ShuttingDown
 from captioning.limits import Limits
 from captioning.model.batcher import Batcher
 from captioning.model.engine import Engine, GenerationOptions
+from captioning.pictures.decoders import Decoders
 from captioning.pipeline import EncodedPicture, make_pipeline
 from captioning.settings import Settings
 from captioning.trace import Trace
@@ -53,7 +54,8 @@ class OfflineRun:
         settings = settings.model_copy(update=changed)
         self._batcher = Batcher(max_batch_size=settings.batch_max_size)
         self._limits = Limits.from_settings(settings)
-        self._pipeline = make_pipeline(settings, _LoadedModel(engine), self._batcher, self._limits)
+        self._decoders = Decoders.from_settings(settings)
+        self._pipeline = make_pipeline(settings, _LoadedModel(engine), self._batcher, self._limits, self._decoders)
 
         self._sources: Sequence[str] = ()
         self._taken = 0
@@ -72,10 +74,12 @@ class OfflineRun:
         self._sources = sources
         if not sources:
             return
+        self._decoders.start()
         for thread in self._threads:
             thread.start()
         self._batcher.run(self._engine)
         self._join()
+        self._decoders.close()
         if self._failure is not None:
             raise self._failure
 

@@ -1,7 +1,6 @@
-"""Encoded bytes -> the RGB picture that a viewer shows, within a known amount of memory.
+"""Encoded bytes -> the RGB picture that a viewer shows.
 
     opened = open_image(data, max_pixels=40_000_000, target_size=384)   # reads the header only
-    opened.memory_bytes                                                 # what the next steps take at most
     picture = opened.decode()                                           # pixels, in the file's own mode
     picture.crop((0, 0, picture.size[0], 64))                           # any part of it, upright, RGB
 
@@ -29,12 +28,18 @@ from importlib import import_module
 from PIL import AvifImagePlugin, Image, TiffImagePlugin, _imaging
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.TiffImagePlugin import EXTRASAMPLES, PLANAR_CONFIGURATION, SAMPLEFORMAT, TiffImageFile
+from PIL.TiffImagePlugin import (
+    EXTRASAMPLES,
+    PLANAR_CONFIGURATION,
+    SAMPLEFORMAT,
+    TILELENGTH,
+    TILEWIDTH,
+    TiffImageFile,
+)
 
 from captioning.errors import CorruptImage, TooManyPixels, UnsupportedImage
 from captioning.pictures.bmp_rle import RleDecoder
 from captioning.pictures.formats import NAMES, Format, format_of
-from captioning.pictures.memory import codec_bytes, reading_bytes, stored_bytes, tiff_piece_size
 from captioning.pictures.pillow_errors import translated_errors
 from captioning.pictures.pixels import DecodedImage
 from captioning.pictures.sniffing import not_an_image
@@ -116,8 +121,7 @@ class OpenedImage:
     """A picture whose header was read and found acceptable.
 
     ``format`` is Pillow's name of the format; ``size`` is (width, height) as the file has it, not turned upright;
-    ``pixels`` counts those that decode() will really make; ``memory_bytes`` bounds what decode() and reading the
-    result in strips allocate beyond the file's bytes.
+    ``pixels`` counts those that decode() will really make.
     """
 
     def __init__(
@@ -126,18 +130,16 @@ class OpenedImage:
         """Take an image, and how to open it anew with something in place of its missing end."""
         self.size = image.size
         self.format = image.format or ""
-        beside = codec_bytes(image)
         self._draft_size = None if target_size is None else (JPEG_DRAFT_FACTOR * target_size,) * 2
         self._image: ImageFile | None = self._drafted(image)
         self._opened = opened
         self._is_cut = is_cut
         self.pixels = image.width * image.height
-        self.memory_bytes = beside + stored_bytes(image) + reading_bytes(image, target_size)
 
     def decode(self) -> DecodedImage:
         """Decode the first frame. Call it once.
 
-        Raises CorruptImage, or TooManyPixels where memory does not suffice.
+        Raises CorruptImage, or ImageTooCostly where memory does not suffice.
         """
         image, self._image = self._image, None
         assert image is not None
@@ -212,7 +214,8 @@ def _check_tiff(image: TiffImageFile, max_pixels: int) -> None:
     if alpha_planes or signed_bytes:
         raise UnsupportedImage("TIFF images with this layout are not supported; save it as PNG.", detail=image.mode)
     # A tile is decoded whole, however little of it the picture needs.
-    _check_size(tiff_piece_size(image), max_pixels)
+    if TILEWIDTH in tags or TILELENGTH in tags:
+        _check_size((int(tags[TILEWIDTH]), int(tags[TILELENGTH])), max_pixels)
     image.tile = [
         tile._replace(args=(_NATIVE_RAWMODES.get(tile.args[0], tile.args[0]), *tile.args[1:]))
         for tile in image.tile

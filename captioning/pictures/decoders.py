@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 from captioning.deadline import Deadline
 from captioning.errors import DeadlineExceeded, ImageTooCostly
 from captioning.pictures.wire import ANSWER, BUG, MAX_TEXT_BYTES, PICTURE, REFUSALS, SIZE, Preprocess, Setup
+from captioning.settings import Settings
 
 log = logging.getLogger("captioning.decoders")
 
@@ -61,6 +63,15 @@ class Decoders:
         self._count = processes + 1
         self._starter = threading.Thread(target=self._keep_starting, name="decoders", daemon=True)
         self._starting = threading.Lock()
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Prepare for as many as the settings ask for."""
+        return cls(
+            processes=settings.decode_processes,
+            memory_bytes=settings.decode_memory_bytes,
+            max_pixels=settings.max_image_pixels,
+        )
 
     def start(self) -> None:
         """Start the processes, unless that was done: in the process that serves, never before a fork."""
