@@ -17,6 +17,7 @@ from captioning.cli.sources import list_sources
 from captioning.errors import CaptioningError, InvalidParameter, ModelFailed
 from captioning.model.engine import Engine, GenerationOptions
 from captioning.observe.start_report import misspelt_settings
+from captioning.pictures.decoders import Decoders
 from captioning.pictures.formats import ENDINGS
 from captioning.settings import BATCH_SIZE_LIMIT, MAX_NEW_TOKENS_LIMIT, NUM_BEAMS_LIMIT, Settings
 
@@ -114,10 +115,12 @@ def _run(
     offline = None
     try:
         report.say_on_terminal(f"Loading {settings.model_id} …")
+        decoders = Decoders.from_settings(settings)
+        decoders.start()  # which they have done by the time the model is there
         engine = load(settings)
         engine.check(options)
         with report.progress():
-            offline = OfflineRun(engine, settings, options, report=report.add)
+            offline = OfflineRun(engine, decoders, settings, options, report=report.add)
             offline.run(sources)
     except KeyboardInterrupt:
         if offline is not None:

@@ -1,6 +1,6 @@
 """Many pictures through the pipeline: threads read and decode ahead, the calling thread runs the model.
 
-    offline = OfflineRun(engine, settings, options, report=print)
+    offline = OfflineRun(engine, decoders, settings, options, report=print)
     offline.run(["a.jpg", "https://example.com/b.jpg"])   # reports each outcome, in this order
     offline.stop()                                        # after run was interrupted: reports what is ready
 
@@ -39,7 +39,13 @@ class OfflineRun:
     """A run over many sources that reports the outcome of each, in their order."""
 
     def __init__(
-        self, engine: Engine, settings: Settings, options: GenerationOptions, *, report: Callable[[Outcome], None]
+        self,
+        engine: Engine,
+        decoders: Decoders,
+        settings: Settings,
+        options: GenerationOptions,
+        *,
+        report: Callable[[Outcome], None],
     ) -> None:
         """Prepare; ``report`` is called from one thread at a time, and what it raises ends the run."""
         self._engine = engine
@@ -54,8 +60,7 @@ class OfflineRun:
         settings = settings.model_copy(update=changed)
         self._batcher = Batcher(max_batch_size=settings.batch_max_size)
         self._limits = Limits.from_settings(settings)
-        self._decoders = Decoders.from_settings(settings)
-        self._pipeline = make_pipeline(settings, _LoadedModel(engine), self._batcher, self._limits, self._decoders)
+        self._pipeline = make_pipeline(settings, _LoadedModel(engine), self._batcher, self._limits, decoders)
 
         self._sources: Sequence[str] = ()
         self._taken = 0
@@ -74,12 +79,10 @@ class OfflineRun:
         self._sources = sources
         if not sources:
             return
-        self._decoders.start()
         for thread in self._threads:
             thread.start()
         self._batcher.run(self._engine)
         self._join()
-        self._decoders.close()
         if self._failure is not None:
             raise self._failure
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import pytest
 
 from captioning.cli.offline import OfflineRun
 from captioning.cli.records import Outcome
+from captioning.deadline import Deadline
 from captioning.errors import InternalError, UnsupportedImage
 from captioning.model.engine import Generation, GenerationOptions, Pixels
 from captioning.model.preprocessor import Preprocessor
+from captioning.pictures.decoders import Decoders
 from captioning.settings import Settings
 from tests.conftest import SAMPLES
 
@@ -70,11 +73,22 @@ def silent_server() -> Iterator[str]:
         server.shutdown()
 
 
-def offline(engine: Slow, outcomes: list[Outcome], settings: Settings | None = None) -> OfflineRun:
-    return OfflineRun(engine, settings or Settings(), GenerationOptions(), report=outcomes.append)
+@pytest.fixture(scope="module")
+def decoders() -> Iterator[Decoders]:
+    with closing(Decoders.from_settings(Settings())) as decoders:
+        decoders.decode(SAMPLES[0].read_bytes(), Slow.preprocessor, Deadline.after(60))  # the start is over
+        yield decoders
 
 
-def test_the_model_gets_full_batches_one_after_the_other(copies: list[str]) -> None:
+@pytest.fixture
+def offline(decoders: Decoders) -> Callable[..., OfflineRun]:
+    def make(engine: Slow, outcomes: list[Outcome], settings: Settings | None = None) -> OfflineRun:
+        return OfflineRun(engine, decoders, settings or Settings(), GenerationOptions(), report=outcomes.append)
+
+    return make
+
+
+def test_the_model_gets_full_batches_one_after_the_other(offline: Callable[..., OfflineRun], copies: list[str]) -> None:
     engine, outcomes = Slow(0.2), list[Outcome]()
     started = time.monotonic()
     offline(engine, outcomes).run(copies)
@@ -86,7 +100,7 @@ def test_the_model_gets_full_batches_one_after_the_other(copies: list[str]) -> N
 
 
 def test_outcomes_come_in_the_order_of_their_sources_though_one_takes_long(
-    copies: list[str], silent_server: str
+    offline: Callable[..., OfflineRun], copies: list[str], silent_server: str
 ) -> None:
     outcomes = list[Outcome]()
     sources = [copies[0], silent_server, *copies[1:]]
@@ -97,7 +111,7 @@ def test_outcomes_come_in_the_order_of_their_sources_though_one_takes_long(
 
 
 def test_what_is_ready_when_it_is_stopped_is_reported_and_downloads_are_left_behind(
-    copies: list[str], silent_server: str
+    offline: Callable[..., OfflineRun], copies: list[str], silent_server: str
 ) -> None:
     engine, outcomes = Slow(), list[Outcome]()
     settings = Settings(fetch_allow_private_addresses=True, fetch_allowed_ports=None, fetch_timeout_s=60)
@@ -112,7 +126,9 @@ def test_what_is_ready_when_it_is_stopped_is_reported_and_downloads_are_left_beh
     assert [outcome.source for outcome in outcomes] == copies[:4]
 
 
-def test_a_bug_in_one_batch_fails_only_its_pictures(copies: list[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bug_in_one_batch_fails_only_its_pictures(
+    offline: Callable[..., OfflineRun], copies: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
     engine, outcomes = Slow(failing_batch=3), list[Outcome]()
     offline(engine, outcomes).run(copies)
     failed = [outcome for outcome in outcomes if not isinstance(outcome.result, str)]
@@ -121,24 +137,24 @@ def test_a_bug_in_one_batch_fails_only_its_pictures(copies: list[str], caplog: p
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_what_the_report_raises_ends_the_run_soon(copies: list[str]) -> None:
+def test_what_the_report_raises_ends_the_run_soon(decoders: Decoders, copies: list[str]) -> None:
     engine = Slow(0.05)
 
     def report(outcome: Outcome) -> None:
         raise BrokenPipeError
 
     with pytest.raises(BrokenPipeError):
-        OfflineRun(engine, Settings(), GenerationOptions(), report=report).run(copies)
+        OfflineRun(engine, decoders, Settings(), GenerationOptions(), report=report).run(copies)
     assert sum(engine.batches) < 40
 
 
-def test_nothing_to_do_is_done_at_once() -> None:
+def test_nothing_to_do_is_done_at_once(offline: Callable[..., OfflineRun]) -> None:
     outcomes = list[Outcome]()
     offline(Slow(), outcomes).run([])
     assert outcomes == []
 
 
-def test_only_bad_sources_never_trouble_the_model() -> None:
+def test_only_bad_sources_never_trouble_the_model(offline: Callable[..., OfflineRun]) -> None:
     engine, outcomes = Slow(), list[Outcome]()
     offline(engine, outcomes).run([__file__])
     assert isinstance(outcomes[0].result, UnsupportedImage)
