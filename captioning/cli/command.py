@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -114,6 +115,8 @@ def _run(
     if not sources:
         report.say("There is nothing left to caption." if report.done else "There are no pictures to caption.")
         return 0
+    if "log_level" not in settings.model_fields_set:
+        logging.getLogger("captioning").setLevel(logging.WARNING)  # the report tells how it goes
     offline = None
     try:
         report.say_on_terminal(f"Loading {settings.model_id} …")
