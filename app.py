@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from flask import Flask
 from flask_cors import CORS
@@ -17,6 +18,7 @@ from captioning.observe.metrics import Metrics
 from captioning.pictures.decoders import Decoders
 from captioning.pipeline import make_pipeline
 from captioning.settings import Settings, load_settings
+from captioning.web.body import BodyRules, body_deadline_at
 from captioning.web.caption_routes import caption_routes
 from captioning.web.error_answers import answer_errors
 from captioning.web.health_routes import health_routes
@@ -53,6 +55,11 @@ def create_app(
     app.extensions["decoders"] = decoders
     app.extensions["lifecycle"] = lifecycle
     app.extensions["metrics"] = metrics
+    app.extensions["bodies"] = BodyRules(
+        max_bytes=settings.max_body_bytes,
+        budget=limits.bodies,
+        deadline_at=partial(body_deadline_at, app, settings.request_timeout_s),
+    )
     _allow_origins(app, settings.cors_origins)
     identify_requests(app)
     measure_requests(app, metrics)
@@ -63,11 +70,7 @@ def create_app(
         )
     )
     app.register_blueprint(metrics_routes(metrics))
-    app.register_blueprint(
-        caption_routes(
-            settings, lifecycle, limits, pipeline, batcher, metrics.observe_picture, name=name, revision=revision
-        )
-    )
+    app.register_blueprint(caption_routes(settings, lifecycle, limits, pipeline, batcher, metrics.observe_picture))
     app.register_blueprint(page_routes(settings))
     app.cli.add_command(caption_command(settings, load_engine))
     return app

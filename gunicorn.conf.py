@@ -3,11 +3,16 @@
 import math
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from captioning.model.registry import engine_kind
-from captioning.observe.metrics_folder import forget_worker, make_metrics_folder
+from captioning.observe.metrics_folder import (
+    forget_dead_workers,
+    join_metrics_folder,
+    make_metrics_folder,
+    metrics_folder,
+    writable_folders,
+)
 from captioning.observe.start_report import log_start
 from captioning.server.allocator import give_memory_back
 from captioning.settings import SettingsError, load_settings
@@ -27,20 +32,27 @@ worker_class = "captioning.server.worker.Worker"
 # More threads than admission has permits: a health check and a 429 never wait for a caption.
 threads = _settings.max_concurrent_requests + 16
 worker_connections = threads + 1000
-backlog = 512
-limit_request_line = 8190  # the most there is: a prompt of 500 characters takes up to 6,000 in a query
+backlog = 2048  # a burst of newcomers; Linux cuts it to net.core.somaxconn
 keepalive = 75  # longer than a proxy's, so that the proxy is the one to close
 graceful_timeout = math.ceil(_settings.request_timeout_s) + 2  # whoever was let in is answered
 # A heartbeat file on a disk can block for as long as the disk does.
-worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+_folders = writable_folders()
+worker_tmp_dir = _folders[0] if _folders else None
 control_socket_disable = True
 logger_class = "captioning.server.logger.GunicornLogger"
-make_metrics_folder(worker_tmp_dir)
+make_metrics_folder(_folders)
 
 
 def on_starting(server: Any) -> None:
     """Log what is in force."""
     log_start(_settings, os.environ, server.cfg.bind, server.cfg.workers)
+    if metrics_folder() is None:
+        server.log.warning("There is no room for metrics that workers share: each worker's /metrics is its own.")
+
+
+def post_fork(_server: Any, _worker: Any) -> None:
+    """Take the worker's place in the metrics before any is made."""
+    join_metrics_folder()
 
 
 def post_worker_init(worker: Any) -> None:
@@ -53,8 +65,13 @@ def post_worker_init(worker: Any) -> None:
     extensions["captioner"].start()
     extensions["metrics"].start()
     worker.on_drain = extensions["lifecycle"].drain
+    worker.is_ready = lambda: extensions["captioner"].status == "ready"
+    worker.bodies = extensions["bodies"]
+    worker.waits_for_successor = _settings.reload_overlap
 
 
-def child_exit(_master: Any, worker: Any) -> None:
-    """Take a worker that ended, however it did, out of the gauges."""
-    forget_worker(worker.pid)
+def child_exit(server: Any, worker: Any) -> None:
+    """Take a worker that ended, however it did, out of the gauges; and its place, if another has taken it already."""
+    forget_dead_workers()
+    if worker.has_successor and server.num_workers > len(server.WORKERS):
+        server.num_workers -= 1

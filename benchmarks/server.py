@@ -72,7 +72,7 @@ def gunicorn(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", *arguments, app]
+    command = [str(Path(sys.executable).with_name("gunicorn")), "--bind", f"127.0.0.1:{port}", *arguments, app]
     if cgroup is not None:
         command = ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(cgroup), *command]
     environment = {**os.environ, **settings, "PORT": str(port)}

@@ -204,6 +204,14 @@ class ByteHold:
                 self._budget._leave_line(self)
                 raise
 
+    def take_over(self, other: ByteHold) -> None:
+        """Take all that ``other`` has of the same budget; to be called by one that holds nothing yet."""
+        with self._budget._changed:
+            if self._budget._in_reserve is other:
+                self._budget._in_reserve = self
+            self.size, other.size = other.size, 0
+            self._budget._leave_line(other)
+
     def shrink(self, size: int) -> None:
         """Give back all but ``size`` bytes, and the place in the line."""
         with self._budget._changed:

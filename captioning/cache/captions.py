@@ -15,14 +15,13 @@ from cachetools import TLRUCache
 
 from captioning.deadline import Deadline
 from captioning.errors import CaptioningError, UnusableImage, copy_for_another_request
-from captioning.model.engine import Candidates
 
 
 @dataclass(frozen=True)
 class CachedCaption:
     """A caption that need not be made; ``hit`` is false where another request made it while this one waited."""
 
-    candidates: Candidates
+    caption: str
     hit: bool
 
 
@@ -30,7 +29,7 @@ class CachedCaption:
 class CacheEntry:
     """A stored caption, and for how many seconds it may still be used (its time to live)."""
 
-    candidates: Candidates
+    caption: str
     ttl_s: float
 
 
@@ -56,9 +55,9 @@ class Leader:
         self.result: Future[_Result] = Future()
         self._cache = cache
 
-    def resolve(self, candidates: Candidates) -> None:
+    def resolve(self, caption: str) -> None:
         """Store the caption and give it to the followers."""
-        self._cache._resolve(self, candidates)
+        self._cache._resolve(self, caption)
 
     def __enter__(self) -> Leader:
         return self
@@ -88,11 +87,11 @@ class CaptionCache:
         )
         self._leaders: dict[str, Leader] = {}
 
-    def get(self, key: str) -> Candidates | None:
+    def get(self, key: str) -> str | None:
         """Return the caption if this process has it; nothing is waited for."""
         with self._lock:
             entry = self._entries.get(key)
-        return entry.candidates if entry else None
+        return entry.caption if entry else None
 
     def look_up(self, key: str, deadline: Deadline) -> CachedCaption | Leader:
         """Return the caption, waiting for a leader that makes it now; else make the caller leader, to be entered.
@@ -104,7 +103,7 @@ class CaptionCache:
         while True:
             with self._lock:
                 if (entry := self._entries.get(key)) is not None:
-                    return CachedCaption(entry.candidates, hit=True)
+                    return CachedCaption(entry.caption, hit=True)
                 if key not in self._leaders:
                     leader = self._leaders[key] = Leader(self, key)
                     break
@@ -114,15 +113,15 @@ class CaptionCache:
         with ExitStack() as leading:
             leading.enter_context(leader)
             if self._shared is not None and (entry := self._shared.get(key)) is not None:
-                found = CachedCaption(entry.candidates, hit=True)
+                found = CachedCaption(entry.caption, hit=True)
                 self._finish(leader, found, replace(entry, ttl_s=min(entry.ttl_s, self._ttl_s)))
                 return found
             leading.pop_all()  # from here on the caller leads
         return leader
 
-    def _resolve(self, leader: Leader, candidates: Candidates) -> None:
-        entry = CacheEntry(candidates, self._ttl_s)
-        self._finish(leader, CachedCaption(candidates, hit=False), entry)
+    def _resolve(self, leader: Leader, caption: str) -> None:
+        entry = CacheEntry(caption, self._ttl_s)
+        self._finish(leader, CachedCaption(caption, hit=False), entry)
         if self._shared is not None:
             self._shared.put(leader.key, entry)
 

@@ -6,10 +6,12 @@ every second in the process that serves, and when Prometheus asks. No label take
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
@@ -22,6 +24,8 @@ from captioning.model.batcher import Batcher
 from captioning.model.engine import Generation
 from captioning.observe.metrics_folder import metrics_folder
 from captioning.trace import STAGES, Trace
+
+log = logging.getLogger("captioning.metrics")
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_STAGES = tuple(stage for stage in STAGES if stage != "generate")  # which is measured by its two parts
@@ -69,6 +73,7 @@ class Metrics:
         self._model_state = self._gauge("model_state", "Workers whose model is in this state.", "status")
         self._memory = self._gauge("worker_memory_bytes", "Resident memory of a worker.", "worker", "kind")
         self._readings: list[Callable[[], None]] = []
+        self._full = False
 
     def watch(self, limits: Limits, batcher: Batcher, readiness: Callable[[], Readiness]) -> None:
         """Name the objects that the gauges show."""
@@ -87,19 +92,21 @@ class Metrics:
 
     def start(self) -> None:
         """Begin to serve: count this process as started, and read the gauges from now on."""
-        self._worker_starts.inc()
-        # Made now, they show zero before anything happens: rates need a first value.
-        for stage in (*_REQUEST_STAGES, *_BATCH_STAGES):
-            self._stage_seconds.labels(stage)
-        for result in _CACHE_RESULTS:
-            self._cache_lookups.labels(result)
+        with self._if_there_is_room():
+            self._worker_starts.inc()
+            # Made now, they show zero before anything happens: rates need a first value.
+            for stage in (*_REQUEST_STAGES, *_BATCH_STAGES):
+                self._stage_seconds.labels(stage)
+            for result in _CACHE_RESULTS:
+                self._cache_lookups.labels(result)
         threading.Thread(target=self._keep_reading, name="metrics", daemon=True).start()
 
     def observe_request(self, *, route: str, method: str, status: int, code: str, api_key: str, seconds: float) -> None:
         """Count an answered request; ``route`` is a rule, never a path, and ``api_key`` a name from the settings."""
         method = method if method in _METHODS else "other"
-        self._requests.labels(route, method, str(status), code, api_key).inc()
-        self._request_seconds.labels(route, f"{status // 100}xx").observe(seconds)
+        with self._if_there_is_room():
+            self._requests.labels(route, method, str(status), code, api_key).inc()
+            self._request_seconds.labels(route, f"{status // 100}xx").observe(seconds)
 
     def observe_picture(self, trace: Trace) -> None:
         """Count a picture: how long its own stages took, the model's being its batch's, and what the cache said."""
@@ -111,7 +118,7 @@ class Metrics:
 
     def observe_batch(self, batch: Generation) -> None:
         """Count one call of the model."""
-        self._batch_pictures.observe(len(batch.candidates))
+        self._batch_pictures.observe(len(batch.captions))
         self._tokens.inc(batch.tokens)
         self._stage_seconds.labels("encode").observe(batch.encode_s)
         self._stage_seconds.labels("decode_tokens").observe(batch.decode_tokens_s)
@@ -127,7 +134,18 @@ class Metrics:
 
     def _read(self) -> None:
         for read in self._readings:
-            read()
+            with self._if_there_is_room():
+                read()
+
+    @contextmanager
+    def _if_there_is_room(self) -> Iterator[None]:
+        """Go without what finds no room in the folder that workers share, and say so once."""
+        try:
+            yield
+        except OSError as error:
+            if not self._full:
+                self._full = True
+                log.warning("The metrics' folder is full, so that new ones are not counted: %s.", error)
 
     def _keep_reading(self) -> None:
         while True:

@@ -1,13 +1,11 @@
-"""The answer to HTTP that cannot be parsed, in the form of all other errors."""
+"""The answer to HTTP that reaches no route, in the form of all other errors."""
 
 from __future__ import annotations
 
 import uuid
 from http import HTTPStatus
 
-from gunicorn.http import errors as gunicorn_errors
-
-from captioning.errors import InvalidRequest
+from captioning.errors import InternalError, InvalidRequest
 from captioning.web.answers import ErrorAnswer
 
 _SENTENCES = {
@@ -16,28 +14,16 @@ _SENTENCES = {
     HTTPStatus.EXPECTATION_FAILED: "The only expectation that is met is 100-continue.",
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "The request's headers are too large.",
     HTTPStatus.NOT_IMPLEMENTED: "The only transfer coding that is understood is chunked.",
+    HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: "The service speaks HTTP/1.1 and HTTP/1.0.",
+    HTTPStatus.INTERNAL_SERVER_ERROR: InternalError.sentence,
 }
-
-
-def status_of(error: gunicorn_errors.ParseException) -> HTTPStatus:
-    """Return the status that HTTP has for what gunicorn found (RFC 9110, section 15; RFC 6585, section 5)."""
-    match error:
-        case gunicorn_errors.LimitRequestLine():
-            return HTTPStatus.REQUEST_URI_TOO_LONG
-        case gunicorn_errors.LimitRequestHeaders():
-            return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-        case gunicorn_errors.ExpectationFailed():
-            return HTTPStatus.EXPECTATION_FAILED
-        case gunicorn_errors.UnsupportedTransferCoding():
-            return HTTPStatus.NOT_IMPLEMENTED
-        case _:
-            return HTTPStatus.BAD_REQUEST
 
 
 def refusal(status: HTTPStatus) -> bytes:
     """Return a whole HTTP message that refuses the request and ends the connection."""
     request_id = uuid.uuid4().hex
-    answer = ErrorAnswer(error=_SENTENCES[status], code=InvalidRequest.code, request_id=request_id)
+    code = (InternalError if status is HTTPStatus.INTERNAL_SERVER_ERROR else InvalidRequest).code
+    answer = ErrorAnswer(error=_SENTENCES[status], code=code, request_id=request_id)
     body = answer.model_dump_json(by_alias=True).encode() + b"\n"
     head = (
         f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"

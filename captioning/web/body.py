@@ -1,29 +1,51 @@
-"""From the server's stream to a request's body, within its limits, in this service's own terms."""
+"""From the server to a request's body, within its limits, in this service's own terms."""
 
 from __future__ import annotations
 
-import io
-import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-from gunicorn.http.errors import ParseException
+from flask import Flask
+from flask import request as current_request
 from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wrappers import Request
 from werkzeug.wsgi import get_input_stream
 
 from captioning.deadline import Deadline
-from captioning.errors import BodyTooLarge, InvalidRequest
-from captioning.limits import ByteHold
+from captioning.errors import BodyTooLarge, CaptioningError, InvalidRequest
+from captioning.limits import ByteBudget, ByteHold
 from captioning.web.caption_request import parsing_memory
+from captioning.web.request_deadline import request_deadline
 
-_PIECE = 65_536
+ARRIVED_BODY = "captioning.body"
+"""The WSGI environ's key for an `ArrivedBody`, where the server collects bodies before it calls the application."""
+
+
+@dataclass(frozen=True)
+class ArrivedBody:
+    """A body that the server has collected, or why it has not, with the bytes that it holds of the budget."""
+
+    content: bytes
+    hold: ByteHold
+    failure: CaptioningError | None = None
+
+
+@dataclass(frozen=True)
+class BodyRules:
+    """What a server asks before and while it collects a body."""
+
+    max_bytes: int
+    budget: ByteBudget
+    deadline_at: Callable[[dict[str, Any]], float | None]
+    """Tells from a WSGI environ by when, on the monotonic clock, the body must be there.
+
+    None where the application would not read it, but answers by the head alone: then the body is not waited for.
+    """
 
 
 def read_body(request: Request, *, max_bytes: int, deadline: Deadline, hold: ByteHold) -> bytes:
-    """Read the whole body; ``hold`` grows with what has really arrived, so a slow sender holds little, and then by
-    what parsing it takes.
+    """Return the whole body; ``hold`` grows with what has really arrived, and then by what parsing it takes.
 
     Raises:
         BodyTooLarge: its length, or what arrives without one, is over ``max_bytes``.
@@ -31,51 +53,50 @@ def read_body(request: Request, *, max_bytes: int, deadline: Deadline, hold: Byt
         InvalidRequest: the client went away, or broke HTTP's framing.
     """
     too_large = BodyTooLarge(f"The request body is over the limit of {max_bytes:,} bytes.")
-    expected = request.content_length
-    if expected is not None and expected > max_bytes:
+    if (request.content_length or 0) > max_bytes:
         raise too_large
-    body = io.BytesIO()
-    try:
-        with _receiving_until(deadline, request.environ.get("gunicorn.socket")):
-            stream = get_input_stream(request.environ)
-            while piece := stream.read(_PIECE):
-                if body.tell() + len(piece) > max_bytes:
-                    raise too_large
-                hold.grow(len(piece), deadline)
-                body.write(piece)
-    except (ParseException, ClientDisconnected, OSError) as error:
-        deadline.remaining()  # what breaks after the deadline broke because of it
-        raise InvalidRequest("The request body is badly framed.", detail=repr(error)) from error
+    arrived: ArrivedBody | None = request.environ.pop(ARRIVED_BODY, None)
+    if arrived is not None:
+        hold.take_over(arrived.hold)
+        if arrived.failure is not None:
+            raise arrived.failure
+        body = arrived.content
+    else:
+        body = _read(request, max_bytes + 1)
+        if len(body) > max_bytes:
+            raise too_large
+        hold.grow(len(body), deadline)
     deadline.remaining()
-    if expected is not None and body.tell() < expected:
-        raise InvalidRequest(f"The request body ended after {body.tell():,} of {expected:,} bytes.")
-    received = body.getvalue()
-    parsing = parsing_memory(request, received)
+    parsing = parsing_memory(request, body)
     if hold.size + parsing > hold.largest:
         raise BodyTooLarge(
             f"Reading this request body takes {hold.size + parsing:,} bytes of memory, over the limit of "
             f"{hold.largest:,}; send the picture as multipart/form-data."
         )
     hold.grow(parsing, deadline)
-    return received
+    return body
 
 
-@contextmanager
-def _receiving_until(deadline: Deadline, connection: socket.socket | None) -> Iterator[None]:
-    """Shut the connection's receiving side at the deadline; the answer can still be sent.
-
-    Gunicorn waits for a body as long as the client likes, and a timeout on the socket would start anew with each byte.
-    """
-    timer = threading.Timer(deadline.remaining(), _shut, [connection])
-    timer.daemon = True
-    timer.start()
+def _read(request: Request, max_bytes: int) -> bytes:
+    """Read the body from a server that collects none, such as Flask's own."""
     try:
-        yield
-    finally:
-        timer.cancel()
+        body = get_input_stream(request.environ).read(max_bytes)
+    except (ClientDisconnected, OSError) as error:
+        raise InvalidRequest("The request body is badly framed.", detail=repr(error)) from error
+    if len(body) < (request.content_length or 0):
+        raise InvalidRequest(f"The request body ended after {len(body):,} of {request.content_length:,} bytes.")
+    return body
 
 
-def _shut(connection: socket.socket | None) -> None:
-    if connection is not None:
-        with suppress(OSError):  # the client has gone already
-            connection.shutdown(socket.SHUT_RD)
+def body_deadline_at(app: Flask, timeout_s: float, environ: dict[str, Any]) -> float | None:
+    """Return by when a request's body must be there; none if its head is enough for an answer.
+
+    The body is read where the request came to a route that captions and passes what is checked before that route.
+    """
+    with app.request_context(dict(environ)):
+        if current_request.blueprint != "captions" or current_request.routing_exception is not None:
+            return None
+        try:
+            return request_deadline(current_request, timeout_s).at if app.preprocess_request() is None else None
+        except Exception:  # noqa: BLE001 - the application meets it again as it answers, and says what it is
+            return None

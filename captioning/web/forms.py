@@ -26,19 +26,11 @@ _MAX_WIDE_TEXT_BYTES = 65_536  # one wide character makes each character of a te
 
 @dataclass
 class Form:
-    """The fields of a form that hold something, in their order.
-
-    An empty one counts as not given; browsers send one, without a file's name, for a file that nobody chose.
-    """
+    """The fields of a form that hold something, in their order; an empty one counts as not given."""
 
     texts: list[tuple[str, str]] = field(default_factory=list)
     images: list[bytes] = field(default_factory=list)
     other_files: list[str] = field(default_factory=list)
-
-    @property
-    def fields(self) -> dict[str, str]:
-        """Return the texts by name, the first of each."""
-        return dict(reversed(self.texts))
 
 
 def parse_form(request: Request, body: bytes, *, max_images: int = 1) -> Form:
@@ -51,18 +43,20 @@ def parse_form(request: Request, body: bytes, *, max_images: int = 1) -> Form:
     max_fields = _MAX_FIELDS + max_images
     if request.mimetype == "multipart/form-data":
         for part, content in _parts(body, request.mimetype_params.get("boundary", ""), max_fields):
-            if part.name == "image" and (content or part.filename):
+            if not content:
+                continue
+            if part.name == "image":
                 form.images.append(_transferred(part, content))
-            elif content and part.filename is not None:
+            elif part.filename is not None:
                 form.other_files.append(part.name)
-            elif text := _text(content):
-                form.texts.append((part.name, text))
+            else:
+                form.texts.append((part.name, _text(content)))
     else:
         if sentence := mislabelled(body, request.mimetype):
             raise MissingImage(sentence)
         for name, value in _pairs(body, max_fields):
-            if text := _text(value):
-                form.texts.append((_text(name), text))
+            if value:
+                form.texts.append((_text(name), _text(value)))
     return form
 
 

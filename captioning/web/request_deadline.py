@@ -14,6 +14,9 @@ from captioning.errors import InvalidParameter
 ARRIVED_AT = "captioning.arrived_at"
 """The WSGI environ's key for the monotonic time at which the headers had arrived."""
 
+CONNECTION = "captioning.connection"
+"""The WSGI environ's key for the client's socket, where the server gives it."""
+
 _HEADER = "X-Request-Timeout-Ms"
 
 
@@ -23,7 +26,7 @@ def request_deadline(request: Request, timeout_s: float) -> Deadline:
     Raises:
         InvalidParameter: the caller's timeout is no number of milliseconds.
     """
-    connection: socket.socket | None = request.environ.get("gunicorn.socket")
+    connection: socket.socket | None = request.environ.get(CONNECTION)
     return Deadline(
         request.environ.get(ARRIVED_AT, time.monotonic()) + min(timeout_s, _wanted_s(request)),
         abandoned=partial(_has_hung_up, connection) if connection else lambda: False,

@@ -123,15 +123,27 @@ def test_an_idle_service_stops_without_waiting_for_anybody(start_service: Start)
 def test_a_reload_answers_what_the_old_worker_had_accepted(
     start_service: Start, images: HeldImages, callers: ThreadPoolExecutor
 ) -> None:
+    """The old worker leaves newcomers to the new one as soon as that is ready, and finishes what it has."""
     service = start_service(**FETCHING).wait_until_ready()
     old = service.worker_pids()
     held = hold_requests(service, images, callers, 4)
     service.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: "loading" in {readiness(service) for _ in range(5)})
+    while service.log.read_text().count("The model is ready") < 2:
+        assert (readiness(service), service.upload(PICTURE).status_code) == ("ready", 200)
+    wait_until(lambda: established(old[0], service.port) == 4)
+    assert service.upload(PICTURE).status_code == 200
     images.release()
     assert [answer.result(60).status_code for answer in held] == [200] * 4
-    assert service.wait_until_ready().upload(PICTURE).status_code == 200
     wait_until(lambda: not set(old) & set(service.worker_pids()))
+    assert service.upload(PICTURE).status_code == 200
+    assert service.stop() == 0
+
+
+def test_a_reload_without_memory_for_two_models_refuses_until_the_next_is_ready(start_service: Start) -> None:
+    service = start_service(RELOAD_OVERLAP="false").wait_until_ready()
+    service.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: service.upload(PICTURE).status_code == 503)
+    assert service.wait_until_ready().upload(PICTURE).status_code == 200
     assert service.stop() == 0
 
 

@@ -17,7 +17,7 @@ from werkzeug.wrappers import Request
 
 from captioning.deadline import Deadline
 from captioning.errors import DeadlineExceeded, InvalidParameter
-from captioning.web.request_deadline import ARRIVED_AT, request_deadline
+from captioning.web.request_deadline import ARRIVED_AT, CONNECTION, request_deadline
 from tests.bad_servers import BadServer, Connection, say_nothing
 from tests.conftest import SAMPLES, Service, wait_until
 
@@ -49,7 +49,7 @@ def connection() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def deadline_of(server: socket.socket) -> Deadline:
-    return request_deadline(request(**{"gunicorn.socket": server}), 30)
+    return request_deadline(request(**{CONNECTION: server}), 30)
 
 
 def test_a_request_has_the_time_of_the_settings() -> None:

@@ -1,0 +1,373 @@
+"""The main loop: it waits for all clients at once, so that a thread only gets a request that has come whole.
+
+Slow clients cost a connection and no thread: heads and bodies are collected here, and answers that a client does not
+take at once are sent from here. Each of these ends in time, and each is bounded in bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from http import HTTPStatus
+from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
+
+from captioning.server.connection import Connection, Phase
+from captioning.server.exchange import BadHttp, Exchange
+from captioning.server.incoming_body import IncomingBody
+from captioning.server.refusals import refusal
+from captioning.server.wsgi import Environ, make_environ
+from captioning.web.body import ARRIVED_BODY, BodyRules
+
+HEAD_TIMEOUT_S = 10.0
+"""From the first byte of a request, or from the connection, to its last header. A browser on a bad line needs two
+seconds; gateways and proxies send them in one piece."""
+
+SEND_TIMEOUT_S = 30.0
+"""From the answer's end to its last byte taken by the client."""
+
+MAX_UNSENT_BYTES = 16 * 1024 * 1024
+"""Of all answers that are made and not read; beyond it, whoever has been reading for longest is hung up on."""
+
+PIPELINED_THREADS = 2
+"""For requests that were sent before their predecessor's answer was read, which no common client does."""
+
+_LINGER_S = 2.0  # for a client that was refused while it sent: closed with bytes unread, it would not see the answer
+_PIECE = 65_536
+_SWEEP_S = 0.25
+_POLL_BUDGET_S = 0.02
+_ACCEPT_AT_ONCE = 64
+
+
+class EventLoop:
+    """All connections of one worker."""
+
+    def __init__(
+        self,
+        listeners: Iterable[socket.socket],
+        serve: Callable[[Connection], None],
+        *,
+        bodies: BodyRules,
+        max_connections: int,
+        threads: int,
+        keepalive_s: float,
+        script_name: str,
+        log: logging.Logger,
+    ) -> None:
+        """Prepare; ``serve`` answers a request, in a thread."""
+        self.max_connections = max_connections
+        self.accepting = True
+        self.served = 0
+        self._listeners = list(listeners)
+        self._listening = False
+        self._serve = serve
+        self._bodies = bodies
+        self._keepalive_s = keepalive_s
+        self._script_name = script_name
+        self._log = log
+        self._connections: dict[Connection, None] = {}  # in the order in which they entered their phase
+        self._paused: dict[Connection, IncomingBody] = {}  # for want of bytes in the budget
+        self._working: set[Connection] = set()
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="request")
+        self._pipelined = ThreadPoolExecutor(PIPELINED_THREADS, thread_name_prefix="pipelined")
+        self._selector = DefaultSelector()
+        self._callbacks: deque[Callable[[], None]] = deque()
+        self._woken, self.waker = os.pipe()
+        os.set_blocking(self._woken, False)
+        os.set_blocking(self.waker, False)
+        self._selector.register(self._woken, EVENT_READ, self._run_callbacks)
+        self._sweep_at = 0.0
+
+    # What the worker asks for, in the main thread.
+
+    def turn(self, timeout_s: float) -> None:
+        """Do what is due, after waiting for it that long at most."""
+        self._listen(self.accepting and len(self._connections) < self.max_connections)
+        for key, _ in self._selector.select(min(timeout_s, _POLL_BUDGET_S if self._paused else _SWEEP_S)):
+            key.data()
+        for connection, incoming in list(self._paused.items()):
+            self._read_body(connection, incoming)
+            if connection in self._paused:
+                break  # the budget serves in the order in which they came
+        if time.monotonic() >= self._sweep_at:
+            self._sweep()
+
+    def stop_accepting(self) -> None:
+        """Leave newcomers to whoever else listens."""
+        self._listen(False)
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+    def accepted(self) -> list[Exchange]:
+        """Return the requests whose heads have come and whose answers are not made yet."""
+        known = [*self._working, *(each for each in self._connections if each.phase is Phase.BODY)]
+        return [each.exchange for each in known]
+
+    def close_idle(self) -> None:
+        """Hang up on clients that have no request under way."""
+        for connection in [each for each in self._connections if each.phase in (Phase.HEAD, Phase.IDLE)]:
+            self._close(connection)
+
+    @property
+    def busy(self) -> bool:
+        """Tell whether there is any client to whom something is owed."""
+        return bool(self._working or self._connections)
+
+    # What threads ask for.
+
+    def _call_soon(self, callback: Callable[[], None]) -> None:
+        """Have something called in the main thread."""
+        self._callbacks.append(callback)
+        with suppress(BlockingIOError):  # it is full of reasons to wake up
+            os.write(self.waker, b"x")
+
+    def _run_callbacks(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._woken, 4096)
+        while self._callbacks:
+            self._callbacks.popleft()()
+
+    # A connection's life, phase by phase.
+
+    def _listen(self, listening: bool) -> None:
+        if listening == self._listening:
+            return
+        self._listening = listening
+        for listener in self._listeners:
+            if listening:
+                listener.setblocking(False)
+                self._selector.register(listener, EVENT_READ, partial(self._accept, listener))
+            else:
+                self._selector.unregister(listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(_ACCEPT_AT_ONCE):
+            try:
+                client, address = listener.accept()
+            except OSError as error:  # most often, a sibling was faster or there are no more
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    self._make_room()
+                return
+            connection = Connection(client, address)
+            self._enter(connection, Phase.HEAD, EVENT_READ, time.monotonic() + HEAD_TIMEOUT_S)
+            self._read_head(connection)  # it is often there already
+            if len(self._connections) >= self.max_connections:
+                self._make_room()
+
+    def _enter(self, connection: Connection, phase: Phase, events: int, expires_at: float) -> None:
+        connection.phase = phase
+        connection.expires_at = expires_at
+        self._connections.pop(connection, None)
+        self._connections[connection] = None
+        self._watch(connection, events)
+
+    def _watch(self, connection: Connection, events: int) -> None:
+        if events == connection.events:
+            return
+        if not events:
+            self._selector.unregister(connection)
+        elif connection.events:
+            self._selector.modify(connection, events, partial(self._ready, connection))
+        else:
+            self._selector.register(connection, events, partial(self._ready, connection))
+        connection.events = events
+
+    def _ready(self, connection: Connection) -> None:
+        if connection.closed:
+            return  # by what came before it in the same turn
+        match connection.phase:
+            case Phase.HEAD | Phase.IDLE:
+                self._read_head(connection)
+            case Phase.BODY if connection.incoming is not None:
+                self._read_body(connection, connection.incoming)
+            case Phase.WORKING | Phase.SENDING:
+                self._flush(connection)
+            case Phase.LINGERING:
+                if connection.receive(_PIECE) == b"":
+                    self._close(connection)
+
+    def _read_head(self, connection: Connection) -> None:
+        piece = connection.receive(_PIECE // 8)
+        if piece is None:
+            return
+        if not piece:
+            self._close(connection)
+            return
+        if connection.phase is Phase.IDLE:
+            self._enter(connection, Phase.HEAD, EVENT_READ, time.monotonic() + HEAD_TIMEOUT_S)
+        connection.received += piece
+        self._parse_head(connection)
+
+    def _parse_head(self, connection: Connection) -> None:
+        try:
+            head = connection.take_head()
+            if not head:
+                return
+            exchange = Exchange(head)
+            environ = make_environ(
+                exchange, client=connection.client, server=connection.server, script_name=self._script_name
+            )
+        except BadHttp as error:
+            self._refuse(connection, error)
+            return
+        connection.exchange, connection.environ = exchange, environ
+        if exchange.complete:
+            self._hand_over(connection)
+        elif (deadline_at := self._body_deadline_at(exchange, environ)) is not None:
+            self._begin_body(connection, exchange, deadline_at)
+        else:
+            with suppress(BadHttp):  # then the connection ends with the answer, as it does when more is to come
+                exchange.receive(bytes(connection.received))
+                connection.received.clear()
+            exchange.take_body()
+            self._hand_over(connection)
+
+    def _refuse(self, connection: Connection, error: BadHttp) -> None:
+        self._log.warning(
+            "Invalid request from %s: %s", connection.client[0] if connection.client else "a socket", error
+        )
+        with suppress(OSError):
+            connection.send(refusal(error.status), lambda: None)
+        self._linger(connection)
+
+    def _body_deadline_at(self, exchange: Exchange, environ: Environ) -> float | None:
+        if (exchange.content_length or 0) > self._bodies.max_bytes:
+            return None
+        return self._bodies.deadline_at(environ)
+
+    def _begin_body(self, connection: Connection, exchange: Exchange, deadline_at: float) -> None:
+        if exchange.waits_to_be_asked:
+            with suppress(OSError):
+                connection.send(exchange.go_on(), lambda: None)
+        incoming = IncomingBody(exchange, self._bodies, deadline_at)
+        connection.incoming = incoming
+        self._enter(connection, Phase.BODY, EVENT_READ, incoming.expires_at)
+        self._read_body(connection, incoming)
+
+    def _read_body(self, connection: Connection, incoming: IncomingBody) -> None:
+        while room := incoming.room_for(len(connection.received) or connection.readable_bytes()):
+            if self._paused.pop(connection, None):
+                incoming.resume()
+                self._watch(connection, EVENT_READ)
+            piece = bytes(connection.received[:room]) or connection.receive(room)
+            del connection.received[:room]
+            if piece is None:
+                connection.expires_at = incoming.expires_at
+                return
+            if incoming.receive(piece):
+                self._hand_over(connection)
+                return
+        self._paused[connection] = incoming
+        incoming.pause()
+        connection.expires_at = incoming.expires_at
+        self._watch(connection, 0)
+
+    def _hand_over(self, connection: Connection) -> None:
+        """Give a request that has come to a thread, which has the connection until `_answered`."""
+        self._paused.pop(connection, None)
+        if connection.incoming is not None:
+            connection.environ[ARRIVED_BODY] = connection.incoming.arrived()
+        self._enter(connection, Phase.WORKING, 0, math.inf)
+        self._working.add(connection)
+        self.served += 1
+        threads = self._pipelined if connection.pipelined or connection.received else self._threads
+        done = threads.submit(self._serve, connection)
+        done.add_done_callback(lambda future: self._call_soon(partial(self._answered, connection, future)))
+
+    def write_soon(self, connection: Connection) -> None:
+        """Have what a thread could not send sent from here, as the client takes it."""
+        self._call_soon(partial(self._watch_writes, connection))
+
+    def _watch_writes(self, connection: Connection) -> None:
+        if connection.unsent and not connection.closed:
+            self._watch(connection, EVENT_WRITE)
+
+    def _flush(self, connection: Connection) -> None:
+        try:
+            done = connection.flush()
+        except OSError:
+            self._close(connection)
+            return
+        if done and connection.phase is Phase.SENDING:
+            self._next_request(connection)
+        elif done:
+            self._watch(connection, 0)
+
+    def _answered(self, connection: Connection, future: Future[None]) -> None:
+        self._working.discard(connection)
+        if bug := future.exception():
+            self._log.error("A request met a bug that the application did not answer.", exc_info=bug)
+            if connection.exchange.unanswered:
+                connection.send(refusal(HTTPStatus.INTERNAL_SERVER_ERROR), lambda: None)
+        if connection.incoming is not None:
+            connection.incoming.drop()
+            connection.incoming = None
+        if connection.closed:
+            return
+        if not connection.unsent:
+            self._next_request(connection)
+            return
+        self._enter(connection, Phase.SENDING, EVENT_WRITE, time.monotonic() + SEND_TIMEOUT_S)
+        sending = [each for each in self._connections if each.phase is Phase.SENDING]
+        unsent = sum(len(each.unsent) for each in sending)
+        for slow in sending:
+            if unsent <= MAX_UNSENT_BYTES:
+                break
+            unsent -= len(slow.unsent)
+            self._close(slow)
+
+    def _next_request(self, connection: Connection) -> None:
+        exchange = connection.exchange
+        if not exchange.reusable:
+            self._linger(connection)
+            return
+        connection.received[:0] = exchange.left_over()
+        connection.pipelined = bool(connection.received)
+        if connection.received:
+            self._enter(connection, Phase.HEAD, EVENT_READ, time.monotonic() + HEAD_TIMEOUT_S)
+            self._parse_head(connection)
+        else:
+            self._enter(connection, Phase.IDLE, EVENT_READ, time.monotonic() + self._keepalive_s)
+
+    def _linger(self, connection: Connection) -> None:
+        """Close in two steps, as RFC 9112, section 9.6, asks: stop sending, then wait for the client to."""
+        try:
+            connection.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._close(connection)
+        else:
+            self._enter(connection, Phase.LINGERING, EVENT_READ, time.monotonic() + _LINGER_S)
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        self._sweep_at = now + _SWEEP_S
+        for connection in [each for each in self._connections if each.expires_at <= now]:
+            if connection.incoming is None:
+                self._close(connection)
+            elif connection.incoming.is_too_late(now):
+                self._hand_over(connection)
+            else:
+                connection.expires_at = connection.incoming.expires_at
+
+    def _make_room(self) -> None:
+        """Hang up on the one that has been in the least useful phase for longest."""
+        connection = min(self._connections, key=lambda each: each.phase, default=None)
+        if connection is not None and connection.phase is not Phase.WORKING:
+            self._close(connection)
+
+    def _close(self, connection: Connection) -> None:
+        self._watch(connection, 0)
+        self._paused.pop(connection, None)
+        self._connections.pop(connection, None)
+        if connection.incoming is not None and connection not in self._working:
+            connection.incoming.drop()
+        connection.close()

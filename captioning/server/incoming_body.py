@@ -1,0 +1,92 @@
+"""A request's body on its way in: within the budget of bytes, at a minimum rate, until the request's deadline."""
+
+from __future__ import annotations
+
+import time
+
+from captioning.errors import BodyTooLarge, CaptioningError, DeadlineExceeded, InvalidRequest
+from captioning.limits import ByteHold
+from captioning.server.exchange import BadHttp, Exchange
+from captioning.web.body import ArrivedBody, BodyRules
+
+MIN_BODY_RATE = 1_024
+"""Bytes a second that must come in every window, while the body is read. A phone on a bad line sends tenfold."""
+
+BODY_WINDOW_S = 5.0
+
+_PIECE = 65_536
+
+
+class IncomingBody:
+    """The body of one exchange, until it is whole or has failed."""
+
+    def __init__(self, exchange: Exchange, rules: BodyRules, deadline_at: float) -> None:
+        """Begin; ``deadline_at`` is the monotonic time by which the body must be there."""
+        self.expires_at = 0.0
+        self._exchange = exchange
+        self._rules = rules
+        self._deadline_at = deadline_at
+        self._hold = ByteHold(rules.budget)
+        self._failure: CaptioningError | None = None
+        self._window_began_with = 0
+        self._begin_window()
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes have come."""
+        return self._exchange.body.tell()
+
+    def room_for(self, available: int) -> int:
+        """Take room for some of the bytes that can be read, and return for how many; 0 while the budget has none."""
+        size = min(max(available, 1), _PIECE)
+        if (length := self._exchange.content_length) is not None:
+            size = min(size, length - self.size)
+        return size if self._hold.try_grow(size) else 0
+
+    def receive(self, piece: bytes) -> bool:
+        """Take what was read, ``b""`` when the client sends no more; tell whether this was the last."""
+        if not piece:
+            whole = self._exchange.content_length
+            of = "" if whole is None else f" of {whole:,}"
+            return self._fail(InvalidRequest(f"The request body ended after {self.size:,}{of} bytes."))
+        try:
+            self._exchange.receive(piece)
+        except BadHttp as error:
+            return self._fail(InvalidRequest("The request body is badly framed.", detail=str(error)))
+        self._hold.shrink(self.size)
+        if self.size > self._rules.max_bytes:
+            return self._fail(BodyTooLarge(f"The request body is over the limit of {self._rules.max_bytes:,} bytes."))
+        return self._exchange.complete
+
+    def pause(self) -> None:
+        """Stop the clock of the minimum rate: it is the service that does not read."""
+        self.expires_at = self._deadline_at
+
+    def resume(self) -> None:
+        """Start it again."""
+        self._begin_window()
+
+    def is_too_late(self, now: float) -> bool:
+        """Tell whether waiting for more is over; asked when `expires_at` has come."""
+        if now >= self._deadline_at:
+            return self._fail(DeadlineExceeded("The request's time was over before its body had come."))
+        if self.size - self._window_began_with < MIN_BODY_RATE * BODY_WINDOW_S:
+            return self._fail(DeadlineExceeded(f"The request body comes slower than {MIN_BODY_RATE:,} bytes a second."))
+        self._begin_window()
+        return False
+
+    def arrived(self) -> ArrivedBody:
+        """Return what came, or why it did not; what it holds of the budget goes with it."""
+        return ArrivedBody(self._exchange.take_body(), self._hold, self._failure)
+
+    def drop(self) -> None:
+        """Give back what it holds."""
+        self._hold.release()
+
+    def _fail(self, failure: CaptioningError) -> bool:
+        self._failure = failure
+        return True
+
+    def _begin_window(self) -> None:
+        self._window_began_with = self.size
+        self.expires_at = min(time.monotonic() + BODY_WINDOW_S, self._deadline_at)
