@@ -75,8 +75,8 @@ FORMATS = (
         "AVIF",
         "AvifImagePlugin.AvifImageFile",
         (".avif",),
-        # Its brand, that of its container, or, whatever the first brand is, one of those named beside it.
-        re.compile(rb".{4}ftyp(?:avi[fs]|m[is]f1|.{8}(?:.{4}){,16}?avi[fs])", re.DOTALL),
+        # Whatever the first brand is, libavif wants one of these beside it.
+        re.compile(rb".{4}ftyp(?:avi[fs]|.{8}(?:.{4}){,16}?avi[fs])", re.DOTALL),
         scan.avif,
     ),
 )

@@ -24,6 +24,7 @@ _NOT_READ = {
     "an HTML page": rb"(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body|script|title|div|p|h1)\b",
     "an SVG drawing": rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!DOCTYPE svg[^>]*>\s*)?<svg\b",
     "a PDF document": rb"%PDF-",
+    "a HEIC photograph": rb".{4}ftyp(?:he[iv][cfmsx]|m[is]f1.{4}(?:.{4}){,16}?he[iv][cfmsx])",
     "compressed with gzip": rb"\x1f\x8b",
     "compressed with zstd": rb"\x28\xb5\x2f\xfd",
 }
