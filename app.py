@@ -70,7 +70,11 @@ def create_app(
         )
     )
     app.register_blueprint(metrics_routes(metrics))
-    app.register_blueprint(caption_routes(settings, lifecycle, limits, pipeline, batcher, metrics.observe_picture))
+    app.register_blueprint(
+        caption_routes(
+            settings, lifecycle, limits, pipeline, batcher, metrics.observe_picture, name=name, revision=revision
+        )
+    )
     app.register_blueprint(page_routes(settings))
     app.cli.add_command(caption_command(settings, load_engine))
     return app

@@ -80,10 +80,12 @@ class Comparison:
         opened = open_image(data, target_size=max(self._int8.preprocessor.size))
         pixels = self._int8.preprocessor(opened.decode())[None]  # [1, 3, H, W]
         reference = refer(self._model, self._tokenizer, pixels, self._options.max_new_tokens)
-        [got] = self._int8.caption(pixels, self._options).captions
-        pairs = zip_longest(reference.caption.split(), got.split())
+        [(best, *_)] = self._int8.caption(pixels, self._options).candidates
+        pairs = zip_longest(reference.caption.split(), best.text.split())
         difference = next((place for place, (a, b) in enumerate(pairs) if a != b), None)
-        return Compared(name, truth, reference.caption, got, difference, logits_error(self._int8, pixels, reference))
+        return Compared(
+            name, truth, reference.caption, best.text, difference, logits_error(self._int8, pixels, reference)
+        )
 
 
 def report(compared: list[Compared]) -> str:

@@ -15,7 +15,7 @@ from captioning.fetch.fetcher import Fetcher
 from captioning.fetch.urls import parse_url
 from captioning.limits import ByteHold, Limits
 from captioning.model.batcher import Batcher, Captioned
-from captioning.model.engine import Engine, GenerationOptions, Pixels
+from captioning.model.engine import Candidates, Engine, GenerationOptions, Pixels
 from captioning.pictures.decoders import Decoders
 from captioning.settings import Settings
 from captioning.trace import Trace
@@ -70,9 +70,10 @@ class Pipeline:
 
     def caption(
         self, source: str | EncodedPicture, options: GenerationOptions, *, deadline: Deadline, trace: Trace
-    ) -> str:
+    ) -> Candidates:
         """Caption one picture, given as an http(s) URL or as its encoded bytes; ``trace`` is filled stage by stage.
 
+        Several candidates come back, the best first, where the options ask for beams.
         The bytes are released as soon as they are decoded, or at the end.
 
         Raises:
@@ -86,10 +87,10 @@ class Pipeline:
             try:
                 self._batcher.check_wait(deadline, options)  # a refusal costs no download
             except Overloaded:
-                if (caption := self._known(source, options)) is None:
+                if (candidates := self._known(source, options)) is None:
                     raise
                 trace.cache = "hit"
-                return caption
+                return candidates
             with self._limits.pictures.hold() as hold:
                 picture = EncodedPicture(self._fetch(source, deadline, hold, trace), hold)
                 digest = picture_digest(picture.data)
@@ -97,7 +98,7 @@ class Pipeline:
                 return self._caption_encoded(picture, digest, engine, options, deadline, trace)
         return self._caption_encoded(source, picture_digest(source.data), engine, options, deadline, trace)
 
-    def _known(self, url: str, options: GenerationOptions) -> str | None:
+    def _known(self, url: str, options: GenerationOptions) -> Candidates | None:
         """Return the caption of the picture that the URL last led to, if this process still knows both."""
         digest = self._url_digests.get(url)
         return self._cache.get(caption_key(digest, options, self._model.identity)) if digest else None
@@ -110,19 +111,19 @@ class Pipeline:
         options: GenerationOptions,
         deadline: Deadline,
         trace: Trace,
-    ) -> str:
+    ) -> Candidates:
         trace.image_bytes = len(picture.data)
         trace.cache = "miss"
         with trace.stage("cache"):
             found = self._cache.look_up(caption_key(digest, options, self._model.identity), deadline)
         if isinstance(found, CachedCaption):
             trace.cache = "hit" if found.hit else "miss"
-            return found.caption
+            return found.candidates
         with found:  # whoever wants the same caption meanwhile waits for this one
             self._batcher.check_wait(deadline, options)  # a refusal costs no decoding
             pixel_values = self._decode(engine, picture, deadline, trace)  # [3, H, W]
             captioned = self._generate(pixel_values, options, deadline)
-            found.resolve(captioned.caption)
+            found.resolve(captioned.candidates)
         trace.seconds.update(
             queue=captioned.queue_s,
             generate=captioned.generate_s,
@@ -130,7 +131,7 @@ class Pipeline:
             decode_tokens=captioned.decode_tokens_s,
         )
         trace.batch_size = captioned.batch_size
-        return captioned.caption
+        return captioned.candidates
 
     def _fetch(self, url: str, deadline: Deadline, hold: ByteHold, trace: Trace) -> bytes:
         with trace.waiting("download_wait", self._limits.downloads.slot(deadline)), trace.stage("fetch"):

@@ -18,6 +18,8 @@ MIB = 1024 * 1024
 
 MAX_NEW_TOKENS_LIMIT = 100
 NUM_BEAMS_LIMIT = 5
+NO_REPEAT_NGRAM_SIZE_LIMIT = 100
+REPETITION_PENALTY_LIMIT = 10
 BATCH_SIZE_LIMIT = 64
 
 
@@ -49,6 +51,18 @@ class Settings(BaseSettings):
         20, ge=1, le=MAX_NEW_TOKENS_LIMIT, description="longest caption in tokens, when the request says nothing"
     )
     num_beams: int = Field(1, ge=1, le=NUM_BEAMS_LIMIT, description="beams, when the request says nothing; 1 is greedy")
+    no_repeat_ngram_size: int = Field(
+        0,
+        ge=0,
+        le=NO_REPEAT_NGRAM_SIZE_LIMIT,
+        description="no run of so many tokens twice in a caption, when the request says nothing; 0: any",
+    )
+    repetition_penalty: float = Field(
+        1.0,
+        gt=0,
+        le=REPETITION_PENALTY_LIMIT,
+        description="above 1, tokens that are there already get less likely, when the request says nothing",
+    )
     batch_max_size: int = Field(4, ge=1, le=BATCH_SIZE_LIMIT, description="most pictures in one call of the model")
     max_concurrent_requests: int = Field(64, ge=1, le=1000, description="captions in the works at once; more get 429")
     request_timeout_s: float = Field(30.0, gt=0, le=600, description="from a request's arrival to its answer")

@@ -70,9 +70,10 @@ def caption(
     deadline = Deadline.after(seconds)
     with limits.bodies.hold() as hold:
         hold.grow(len(picture), deadline)
-        return pipeline.caption(
+        best, *_ = pipeline.caption(
             EncodedPicture(picture, hold), GenerationOptions(), deadline=deadline, trace=trace or Trace()
         )
+        return best.text
 
 
 def test_an_upload_passes_its_stages_in_order(pipeline: Pipeline, limits: Limits) -> None:
@@ -119,7 +120,7 @@ def test_a_url_waits_for_a_download_slot_and_is_not_refused(pipeline: Pipeline, 
             )
             wait_until(lambda: limits.downloads.waiting == 1)
             assert images.requests == []
-        assert answer.result(60).endswith("background")
+        assert answer.result(60)[0].text.endswith("background")
 
 
 def test_encoded_bytes_are_given_back_before_the_model_s_turn(

@@ -56,11 +56,11 @@ def evaluate(folder: Path, scenes: int, wrong: Path | None) -> str:
         while seen.total() < scenes:
             batch = [next(source) for _ in range(min(BATCH, scenes - seen.total()))]
             pixels = np.stack([engine.preprocessor(open_image(as_jpeg(scene)).decode()) for scene in batch])
-            for scene, caption in zip(batch, engine.caption(pixels, GenerationOptions()).captions, strict=True):
+            for scene, (best, *_) in zip(batch, engine.caption(pixels, GenerationOptions()).candidates, strict=True):
                 seen[scene.kind] += 1
-                right[scene.kind] += caption == describe(scene)
-                if caption != describe(scene):
-                    mistakes.append({"kind": scene.kind, "truth": describe(scene), "caption": caption})
+                right[scene.kind] += best.text == describe(scene)
+                if best.text != describe(scene):
+                    mistakes.append({"kind": scene.kind, "truth": describe(scene), "caption": best.text})
             bar.update(len(batch))
             bar.set_postfix(exact=f"{right.total() / seen.total():.1%}")
     if wrong:

@@ -156,7 +156,7 @@ def measure(
     """Run the export in ``folder`` on the pictures that the references are of, and compare."""
     engine = Int8Engine(folder, num_threads=torch.get_num_threads())
     options = GenerationOptions(max_new_tokens=MAX_NEW_TOKENS)
-    captions = [engine.caption(pixels, options).captions[0] for pixels in pictures]
+    captions = [engine.caption(pixels, options).candidates[0][0].text for pixels in pictures]
     errors = [logits_error(engine, pixels, one) for pixels, one in zip(pictures, references, strict=True)]
     return Fidelity(
         pictures=len(pictures),

@@ -15,13 +15,14 @@ from cachetools import TLRUCache
 
 from captioning.deadline import Deadline
 from captioning.errors import CaptioningError, UnusableImage, copy_for_another_request
+from captioning.model.engine import Candidates
 
 
 @dataclass(frozen=True)
 class CachedCaption:
     """A caption that need not be made; ``hit`` is false where another request made it while this one waited."""
 
-    caption: str
+    candidates: Candidates
     hit: bool
 
 
@@ -29,7 +30,7 @@ class CachedCaption:
 class CacheEntry:
     """A stored caption, and for how many seconds it may still be used (its time to live)."""
 
-    caption: str
+    candidates: Candidates
     ttl_s: float
 
 
@@ -55,9 +56,9 @@ class Leader:
         self.result: Future[_Result] = Future()
         self._cache = cache
 
-    def resolve(self, caption: str) -> None:
+    def resolve(self, candidates: Candidates) -> None:
         """Store the caption and give it to the followers."""
-        self._cache._resolve(self, caption)
+        self._cache._resolve(self, candidates)
 
     def __enter__(self) -> Leader:
         return self
@@ -87,11 +88,11 @@ class CaptionCache:
         )
         self._leaders: dict[str, Leader] = {}
 
-    def get(self, key: str) -> str | None:
+    def get(self, key: str) -> Candidates | None:
         """Return the caption if this process has it; nothing is waited for."""
         with self._lock:
             entry = self._entries.get(key)
-        return entry.caption if entry else None
+        return entry.candidates if entry else None
 
     def look_up(self, key: str, deadline: Deadline) -> CachedCaption | Leader:
         """Return the caption, waiting for a leader that makes it now; else make the caller leader, to be entered.
@@ -103,7 +104,7 @@ class CaptionCache:
         while True:
             with self._lock:
                 if (entry := self._entries.get(key)) is not None:
-                    return CachedCaption(entry.caption, hit=True)
+                    return CachedCaption(entry.candidates, hit=True)
                 if key not in self._leaders:
                     leader = self._leaders[key] = Leader(self, key)
                     break
@@ -113,15 +114,15 @@ class CaptionCache:
         with ExitStack() as leading:
             leading.enter_context(leader)
             if self._shared is not None and (entry := self._shared.get(key)) is not None:
-                found = CachedCaption(entry.caption, hit=True)
+                found = CachedCaption(entry.candidates, hit=True)
                 self._finish(leader, found, replace(entry, ttl_s=min(entry.ttl_s, self._ttl_s)))
                 return found
             leading.pop_all()  # from here on the caller leads
         return leader
 
-    def _resolve(self, leader: Leader, caption: str) -> None:
-        entry = CacheEntry(caption, self._ttl_s)
-        self._finish(leader, CachedCaption(caption, hit=False), entry)
+    def _resolve(self, leader: Leader, candidates: Candidates) -> None:
+        entry = CacheEntry(candidates, self._ttl_s)
+        self._finish(leader, CachedCaption(candidates, hit=False), entry)
         if self._shared is not None:
             self._shared.put(leader.key, entry)
 

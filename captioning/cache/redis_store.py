@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from concurrent.futures import Future
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import redis
@@ -21,6 +21,8 @@ from redis.retry import Retry
 from captioning.cache.bounded_socket import BoundedSocket
 from captioning.cache.captions import CacheEntry
 from captioning.cache.circuit_breaker import CircuitBreaker
+from captioning.model.engine import Caption
+from captioning.settings import MAX_NEW_TOKENS_LIMIT, NUM_BEAMS_LIMIT
 
 # The longest that a request waits: several times what a healthy server in the same network takes (0.2 to 1 ms), and
 # little beside making a caption.
@@ -33,7 +35,7 @@ PAUSE_S = 5.0
 
 _MAX_WAITING = 64  # commands
 _MAX_CAPTION_CHARACTERS = 3000  # a prompt of 500 characters, each a token, then 100 tokens of 20 characters
-_MAX_ENTRY_BYTES = 16_384  # such a caption in UTF-8, and the rest of its entry
+_MAX_ENTRY_BYTES = 16_384 * NUM_BEAMS_LIMIT  # as many such captions in UTF-8, and the rest of their entry
 _MAX_ANSWER_BYTES = 2 * _MAX_ENTRY_BYTES
 
 # What redis-py raises, whatever a server sends: its parser lets errors of its own bugs through.
@@ -49,13 +51,25 @@ def _printable(text: str) -> str:
     return text
 
 
+class _StoredCaption(BaseModel):
+    """A caption as the server holds it; see `captioning.model.engine.Caption`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", from_attributes=True)
+
+    text: Annotated[str, Field(min_length=1, max_length=_MAX_CAPTION_CHARACTERS), AfterValidator(_printable)]
+    confidence: Annotated[float, Field(ge=0, le=1)]
+    score: Annotated[float, Field(allow_inf_nan=False)]
+    tokens: Annotated[int, Field(ge=0, le=MAX_NEW_TOKENS_LIMIT)]
+    finish_reason: Literal["end", "length"]
+
+
 class _StoredEntry(BaseModel):
     """An entry as the server holds it: with its key, so that an answer to another command is noticed."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
     key: str
-    caption: Annotated[str, Field(min_length=1, max_length=_MAX_CAPTION_CHARACTERS), AfterValidator(_printable)]
+    candidates: Annotated[list[_StoredCaption], Field(min_length=1, max_length=NUM_BEAMS_LIMIT)]
     expires_at: Annotated[float, Field(allow_inf_nan=False)]  # Unix time
 
 
@@ -90,7 +104,8 @@ class RedisStore:
         if self._writing.is_open:
             return
         try:
-            stored = _StoredEntry(key=key, caption=entry.caption, expires_at=time.time() + entry.ttl_s)
+            candidates = [_StoredCaption.model_validate(caption) for caption in entry.candidates]
+            stored = _StoredEntry(key=key, candidates=candidates, expires_at=time.time() + entry.ttl_s)
         except ValidationError:  # no instance would read it
             return
         self._submit("SET", key, stored.model_dump_json().encode(), "PX", max(1, int(entry.ttl_s * 1000)))
@@ -163,7 +178,9 @@ def _read(key: str, value: bytes) -> CacheEntry | None:
     except ValidationError:
         return None
     ttl_s = stored.expires_at - time.time()
-    return CacheEntry(stored.caption, ttl_s) if stored.key == key and ttl_s > 0 else None
+    if stored.key != key or ttl_s <= 0:
+        return None
+    return CacheEntry(tuple(Caption(**dict(caption)) for caption in stored.candidates), ttl_s)
 
 
 def _reason(error: Exception) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import BinaryIO
 
 import click
@@ -88,7 +90,8 @@ def caption_command(settings: Settings, load: Callable[[Settings], Engine]) -> c
             report = Report(destination, form, total=len(sources), done=len(sources) - len(left))
             for warning in misspelt_settings(os.environ):
                 report.say(warning)
-            options = GenerationOptions(prompt.strip(), max_new_tokens, num_beams)
+            defaults = GenerationOptions.from_settings(settings)
+            options = replace(defaults, prompt=prompt.strip(), max_new_tokens=max_new_tokens, num_beams=num_beams)
             run_settings = settings.model_copy(update={"batch_max_size": batch_size})
             context.exit(_run(left, run_settings, options, load, report, resumable=output is not None))
 
@@ -112,6 +115,8 @@ def _run(
     if not sources:
         report.say("There is nothing left to caption." if report.done else "There are no pictures to caption.")
         return 0
+    if "log_level" not in settings.model_fields_set:
+        logging.getLogger("captioning").setLevel(logging.WARNING)  # the report tells how it goes
     offline = None
     try:
         report.say_on_terminal(f"Loading {settings.model_id} …")

@@ -114,11 +114,11 @@ class OfflineRun:
         deadline = Deadline.after(_PATIENCE_S)
         try:
             if is_url(source):
-                return self._pipeline.caption(source, self._options, deadline=deadline, trace=Trace())
+                return self._pipeline.caption(source, self._options, deadline=deadline, trace=Trace())[0].text
             with self._limits.pictures.hold() as hold:
                 picture = EncodedPicture(read_file(source, max_bytes=self._max_image_bytes), hold)
                 hold.grow(len(picture.data), deadline)
-                return self._pipeline.caption(picture, self._options, deadline=deadline, trace=Trace())
+                return self._pipeline.caption(picture, self._options, deadline=deadline, trace=Trace())[0].text
         except CaptioningError as error:
             if isinstance(error, InternalError):
                 log.error("%r", source, exc_info=error.__cause__)

@@ -21,7 +21,7 @@ from captioning.errors import (
     Overloaded,
     ShuttingDown,
 )
-from captioning.model.engine import Engine, Generation, GenerationOptions, Pixels, warm_up
+from captioning.model.engine import Candidates, Engine, Generation, GenerationOptions, Pixels, warm_up
 from captioning.model.speed import BatchSeconds
 
 log = logging.getLogger("captioning.model")
@@ -34,7 +34,7 @@ _SPEED_MARGIN = 1.25
 class Captioned:
     """A caption with the seconds that it waited and that the model took for its batch."""
 
-    caption: str
+    candidates: Candidates
     queue_s: float
     generate_s: float
     encode_s: float
@@ -148,10 +148,10 @@ class Batcher:
                 continue
             took = self._clock() - started
             self._speed.learn(len(batch), took)
-            for job, caption in zip(batch, generation.captions, strict=True):
+            for job, candidates in zip(batch, generation.candidates, strict=True):
                 job.future.set_result(
                     Captioned(
-                        caption,
+                        candidates,
                         queue_s=started - job.queued_at,
                         generate_s=took,
                         encode_s=generation.encode_s,

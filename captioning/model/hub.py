@@ -57,11 +57,11 @@ def find_folder(model_id: str) -> Path | None:
 
 def missing_folder(model_id: str, besides: str) -> ModelLoadError:
     """Return the error that says that a folder is not there; ``besides`` is a main clause, said beside it."""
-    folder = Path(model_id).absolute()
+    problem = f"{model_id} is a file, not a folder" if Path(model_id).is_file() else f"There is no folder {model_id}"
     if model_id.startswith("~"):
-        problem = f"There is no folder {model_id} (a ~ is not expanded here)"
-    else:
-        problem = f"{folder} is a file, not a folder" if folder.is_file() else f"There is no folder {folder}"
+        problem += " (a ~ is not expanded here)"
+    elif not Path(model_id).is_absolute():
+        problem += f" in {Path.cwd()}"
     near = _near_folder(model_id)
     return ModelLoadError(f"{problem}, and {besides}; {f'is MODEL_ID={near} meant?' if near else 'check MODEL_ID.'}")
 

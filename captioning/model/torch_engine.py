@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from transformers import AutoTokenizer, BlipForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
-from captioning.model.engine import Generation, GenerationOptions, Pixels
+from captioning.model.engine import Caption, Generation, GenerationOptions, Pixels
 from captioning.model.preprocessor import Preprocessor
 from captioning.settings import Settings
 
@@ -61,7 +62,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def caption(self, pixel_values: Pixels, options: GenerationOptions) -> Generation:
-        """Caption float32 ``[B, 3, H, W]``: B captions, each with its prompt in front."""
+        """Caption float32 ``[B, 3, H, W]``: candidates for each of B pictures, the prompt in front of each."""
         inputs = {}
         prompt_tokens = 1
         if options.prompt:
@@ -70,23 +71,51 @@ class TorchEngine:
             inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
             prompt_tokens = ids.shape[1] - 1
         started = time.monotonic()
-        tokens = self._model.generate(
+        generated: Any = self._model.generate(
             pixel_values=torch.from_numpy(pixel_values).to(self._device, self._dtype),  # [B, 3, H, W]
             max_new_tokens=options.max_new_tokens,
             num_beams=options.num_beams,
+            num_return_sequences=options.num_beams,
+            no_repeat_ngram_size=options.no_repeat_ngram_size,
+            repetition_penalty=float(options.repetition_penalty),
             do_sample=False,
+            return_dict_in_generate=True,
+            output_logits=True,
             **inputs,
-        )  # [B, T + N]
-        text_config = self._model.config.text_config
-        ends = torch.tensor([text_config.sep_token_id, text_config.pad_token_id], device=self._device)
-        generated = torch.isin(tokens[:, prompt_tokens:], ends, invert=True)  # [B, N]
-        captions = [caption.strip() for caption in self._tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+        )
+        captions = self._captions(generated, prompt_tokens, options)
         return Generation(
-            captions,
+            [
+                tuple(captions[first : first + options.num_beams])
+                for first in range(0, len(captions), options.num_beams)
+            ],
             encode_s=self._encoded_at - started,
             decode_tokens_s=time.monotonic() - self._encoded_at,
-            tokens=int(generated.sum()),
         )
+
+    def _captions(self, generated: Any, prompt_tokens: int, options: GenerationOptions) -> list[Caption]:
+        """Return all B K sequences, in the order in which `generate` gives them, with how sure the model was."""
+        new = generated.sequences[:, prompt_tokens:]  # [B K, N]
+        rows = generated.get("beam_indices")  # [B K, N]: which row of a step's logits each token was chosen from
+        if rows is None:
+            rows = torch.arange(len(new), device=self._device)[:, None].expand_as(new)
+        steps = zip(new.T, rows.T.clamp(min=0), generated.logits, strict=False)
+        certain = [logits[row].log_softmax(-1).gather(1, token[:, None]) for token, row, logits in steps]
+        log_probabilities = torch.cat(certain, dim=1).tolist()  # [B K, N]
+        texts = self._tokenizer.batch_decode(generated.sequences, skip_special_tokens=True)
+        end = self._model.config.text_config.sep_token_id
+        captions = []
+        for text, tokens, certainties in zip(texts, generated.sequences.tolist(), log_probabilities, strict=True):
+            ended = end in tokens[prompt_tokens:]
+            length = tokens.index(end, prompt_tokens) + 1 if ended else len(tokens)
+            certainties = certainties[: length - prompt_tokens]
+            score = None
+            if options.num_beams > 1:  # beam search, unlike greedy search, penalises the log-probabilities themselves
+                seen = (token in tokens[:place] for place, token in enumerate(tokens[:length]))
+                penalties = [options.repetition_penalty if again else 1 for again in seen][prompt_tokens:]
+                score = sum(map(operator.mul, certainties, penalties)) / len(certainties)
+            captions.append(Caption.of(text.strip(), certainties, ended=ended, score=score))
+        return captions
 
     def _note_encoded(self, *_: object) -> None:
         if self._device.type == "cuda":

@@ -118,7 +118,7 @@ class Metrics:
 
     def observe_batch(self, batch: Generation) -> None:
         """Count one call of the model."""
-        self._batch_pictures.observe(len(batch.captions))
+        self._batch_pictures.observe(len(batch.candidates))
         self._tokens.inc(batch.tokens)
         self._stage_seconds.labels("encode").observe(batch.encode_s)
         self._stage_seconds.labels("decode_tokens").observe(batch.decode_tokens_s)

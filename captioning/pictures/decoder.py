@@ -102,11 +102,10 @@ def open_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, target_size
         with translated_errors():
             return _open(found, found.essential(data, filler), max_pixels)
 
-    try:
+    with suppress(CorruptImage):
         return OpenedImage(opened(b""), opened, target_size, is_cut=False)
-    except CorruptImage:
-        # Some codecs want the whole file before they tell its size.
-        return OpenedImage(opened(_FILLERS[0]), opened, target_size, is_cut=True)
+    # Some codecs want the whole file before they tell its size.
+    return OpenedImage(opened(_FILLERS[0]), opened, target_size, is_cut=True)
 
 
 def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, target_size: int | None = None) -> Image.Image:

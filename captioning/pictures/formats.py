@@ -17,6 +17,8 @@ class Format(NamedTuple):
 
     name: str
     """For people."""
+    media_type: str
+    """As IANA registers it."""
     plugin: str
     """Pillow's class that opens it, as module.Class within PIL."""
     endings: tuple[str, ...]
@@ -31,6 +33,7 @@ FORMATS = (
     # An MPO is JPEGs one behind the other, of which the first is the picture.
     Format(
         "JPEG",
+        "image/jpeg",
         "JpegImagePlugin.JpegImageFile",
         (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
         re.compile(rb"\xff\xd8\xff"),
@@ -38,6 +41,7 @@ FORMATS = (
     ),
     Format(
         "PNG",
+        "image/png",
         "PngImagePlugin.PngImageFile",
         (".png", ".apng"),
         re.compile(rb"\x89PNG\r\n\x1a\n"),
@@ -45,6 +49,7 @@ FORMATS = (
     ),
     Format(
         "WebP",
+        "image/webp",
         "WebPImagePlugin.WebPImageFile",
         (".webp",),
         re.compile(rb"RIFF.{4}WEBPVP8[ XL]", re.DOTALL),
@@ -52,6 +57,7 @@ FORMATS = (
     ),
     Format(
         "GIF",
+        "image/gif",
         "GifImagePlugin.GifImageFile",
         (".gif",),
         re.compile(rb"GIF8[79]a"),
@@ -59,6 +65,7 @@ FORMATS = (
     ),
     Format(
         "BMP",
+        "image/bmp",
         "BmpImagePlugin.BmpImageFile",
         (".bmp", ".dib"),
         re.compile(rb"BM"),
@@ -66,6 +73,7 @@ FORMATS = (
     ),
     Format(
         "TIFF",
+        "image/tiff",
         "TiffImagePlugin.TiffImageFile",
         (".tif", ".tiff"),
         re.compile(rb"II(?:[*+]\0|\0\*)|MM(?:\0[*+]|\*\0)"),
@@ -73,6 +81,7 @@ FORMATS = (
     ),
     Format(
         "AVIF",
+        "image/avif",
         "AvifImagePlugin.AvifImageFile",
         (".avif",),
         # Whatever the first brand is, libavif wants one of these beside it.

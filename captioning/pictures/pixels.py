@@ -131,6 +131,8 @@ def _load_over(image: ImageFile, ground: int) -> None:
     image.load_prepare = load_prepare  # type: ignore[method-assign]
     with suppress(*PILLOW_ERRORS):
         image.load()
+    # The function and the image hold each other, and would both stay in memory.
+    del image.load_prepare
     # What is there stays, and nothing is tried again.
     image.tile = []
     image.load()

@@ -7,15 +7,10 @@ from __future__ import annotations
 
 import re
 
-# Bodies that the service reads, by the type that they should be sent as.
+from captioning.pictures.formats import FORMATS
+
+# Bodies beside pictures that the service reads, by the type that they should be sent as.
 _READ = {
-    "image/jpeg": rb"\xff\xd8\xff",
-    "image/png": rb"\x89PNG",
-    "image/gif": rb"GIF8[79]a",
-    "image/webp": rb"RIFF....WEBP",
-    "image/bmp": rb"BM....\0\0\0\0",
-    "image/tiff": rb"II[*+]\0|MM\0[*+]",
-    "image/avif": rb"....ftypavi[fs]",
     "application/json": rb"(\xef\xbb\xbf)?\s*[{\[]",
     "multipart/form-data": rb"\s*--[^\r\n]+\r?\nContent-",
     "application/x-www-form-urlencoded": rb"[\w.%+\[\]-]{1,100}=[^=]",
@@ -28,7 +23,10 @@ _NOT_READ = {
     "compressed with gzip": rb"\x1f\x8b",
     "compressed with zstd": rb"\x28\xb5\x2f\xfd",
 }
-_PATTERNS = {kind: re.compile(pattern, re.IGNORECASE | re.DOTALL) for kind, pattern in {**_READ, **_NOT_READ}.items()}
+_PATTERNS = {
+    **{row.media_type: row.signature for row in FORMATS},
+    **{kind: re.compile(pattern, re.IGNORECASE | re.DOTALL) for kind, pattern in {**_READ, **_NOT_READ}.items()},
+}
 _TYPE = re.compile(r"[a-z0-9.+-]{1,50}/[a-z0-9.+-]{1,50}")
 
 

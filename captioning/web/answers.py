@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import SkipJsonSchema
 
 from captioning.lifecycle import Readiness
 from captioning.model.int8.manifest import Fidelity
+
+# A field that an answer may lack, and that is then not null but absent: answers show the fields that were set.
+Absent = SkipJsonSchema[None]
 
 
 class _Answer(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
 
+    def shown(self) -> dict[str, Any]:
+        """Return what is sent: the fields that were set, by their names in JSON."""
+        return self.model_dump(by_alias=True, exclude_unset=True)
+
+
+class CandidateAnswer(_Answer):
+    """Hold one of the captions that a search with beams found."""
+
+    output: str
+    score: float = Field(description="mean log-probability of the tokens, by which candidates are ranked")
+
 
 class CaptionAnswer(_Answer):
-    """Hold the caption of one picture."""
+    """Hold the caption of one picture, with what else was asked for."""
 
     output: str = Field(examples=["a person sitting on a bench in a park"])
+    confidence: float | Absent = Field(
+        None, ge=0, le=1, description="with details: geometric mean of the tokens' probabilities, the end's among them"
+    )
+    tokens: int | Absent = Field(None, ge=0, description="with details: what the caption consists of, less its prompt")
+    finish_reason: Literal["end", "length"] | Absent = Field(
+        None, description="with details: whether the caption ended by itself, or at maxNewTokens"
+    )
+    model: str | Absent = Field(None, description="with details: hub name or folder")
+    revision: str | None = Field(None, description="with details: commit of a hub model")
+    engine: str | Absent = Field(None, description="with details: what runs the model")
+    candidates: list[CandidateAnswer] | Absent = Field(None, description="with candidates: the best captions, in order")
 
 
 class PictureError(_Answer):
@@ -41,7 +67,7 @@ class CaptionsAnswer(_Answer):
 
 
 class _Line(_Answer):
-    index: int = Field(description="place in imageUrls, from 0")
+    index: int = Field(description="place in the request, from 0")
 
 
 class CaptionLine(CaptionAnswer, _Line):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -20,12 +20,17 @@ from captioning.errors import (
 )
 from captioning.model.engine import GenerationOptions
 from captioning.pictures.sniffing import mislabelled, not_an_image
-from captioning.settings import MAX_NEW_TOKENS_LIMIT, NUM_BEAMS_LIMIT
+from captioning.settings import (
+    MAX_NEW_TOKENS_LIMIT,
+    NO_REPEAT_NGRAM_SIZE_LIMIT,
+    NUM_BEAMS_LIMIT,
+    REPETITION_PENALTY_LIMIT,
+)
 from captioning.web.forms import FORM_TYPES, Form, form_memory, parse_form
 from captioning.web.image_urls import mistake_in, source_of, within_limit
 from captioning.web.json_body import json_memory, parse_json
 
-_MAX_IMAGE_URLS = 64
+MAX_IMAGES = 64
 _CODINGS = {"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"}
 # What callers name the picture in place of imageUrl, without case and punctuation.
 _MISNAMED = re.compile(r"(the)?(image|img|picture|pic|photo|file|media)?(urls?|uri|link|src|data|base64|path|file|s)?")
@@ -46,11 +51,35 @@ class Options(BaseModel):
         description="longest continuation in tokens, less where the model has less room",
     )
     num_beams: int | None = Field(None, ge=1, le=NUM_BEAMS_LIMIT, description="beams to search; 1 is greedy")
+    no_repeat_ngram_size: int | None = Field(
+        None,
+        ge=0,
+        le=NO_REPEAT_NGRAM_SIZE_LIMIT,
+        description="no run of so many tokens stands twice in a caption; 0 allows all",
+    )
+    repetition_penalty: float | None = Field(
+        None, gt=0, le=REPETITION_PENALTY_LIMIT, description="above 1, tokens that are there already get less likely"
+    )
+    details: bool | None = Field(None, description="whether to tell how sure the model was, and which model it was")
+    candidates: int | None = Field(
+        None, ge=1, le=NUM_BEAMS_LIMIT, description="how many of the best captions to list, at most numBeams"
+    )
 
-    def over(self, defaults: GenerationOptions) -> GenerationOptions:
+    def over(self, defaults: Options) -> Options:
         """Return the defaults with what was given in their place."""
-        given = self.model_dump(include={"prompt", "max_new_tokens", "num_beams"}, exclude_none=True)
-        return replace(defaults, **given)
+        return defaults.model_copy(update=self.model_dump(include=set(Options.model_fields), exclude_none=True))
+
+    def generation(self, defaults: GenerationOptions) -> GenerationOptions:
+        """Return those of the options that shape a caption.
+
+        Raises:
+            InvalidParameter: more candidates are asked for than there are beams.
+        """
+        shaping = {field.name for field in fields(GenerationOptions)}
+        options = replace(defaults, **self.model_dump(include=shaping, exclude_none=True))
+        if (self.candidates or 1) > options.num_beams:
+            raise InvalidParameter(f"candidates: at most numBeams, which is {options.num_beams}; ask for more beams.")
+        return options
 
 
 class PictureFields(Options):
@@ -63,7 +92,7 @@ class PicturesFields(Options):
     """Check a body that names several pictures."""
 
     image_urls: list[str] = Field(
-        min_length=1, max_length=_MAX_IMAGE_URLS, description="http:, https: or data: URLs, captioned each for itself"
+        min_length=1, max_length=MAX_IMAGES, description="http:, https: or data: URLs, captioned each for itself"
     )
 
 
@@ -76,14 +105,18 @@ class CaptionRequest:
 
     source: str | bytes
     options: GenerationOptions
+    details: bool = False
+    candidates: int = 0
 
 
 @dataclass(frozen=True)
 class CaptionsRequest:
-    """Hold what is asked for: URLs that nobody has looked at yet."""
+    """Hold what is asked for: pictures as they came, and URLs that nobody has looked at yet."""
 
-    image_urls: list[str]
+    sources: list[str | bytes]
     options: GenerationOptions
+    details: bool = False
+    candidates: int = 0
 
 
 def parse_caption_request(
@@ -95,47 +128,50 @@ def parse_caption_request(
         InvalidRequest, ImageTooLarge, UnsupportedContentType, UnsupportedImage: as the table of errors says.
     """
     _refuse_codings(request)
-    defaults = _checked(Options, request.args.to_dict(), strings=True).over(defaults)
+    given = _checked(Options, request.args.to_dict(), strings=True)
+    source: str | bytes
     if request.is_json:
-        fields = parse_json(body)
-        if _is_empty(fields.get("imageUrl")):
-            raise _missing("imageUrl", fields.items())
-        named = _checked(PictureFields, fields, strings=False)
+        body_fields = parse_json(body)
+        if _is_empty(body_fields.get("imageUrl")):
+            raise _missing("imageUrl", body_fields.items())
+        named = _checked(PictureFields, body_fields, strings=False)
+        given, source = named.over(given), source_of(named.image_url, max_image_bytes)
     elif request.mimetype in FORM_TYPES:
         form = parse_form(request, body)
-        fields = dict(reversed(form.texts))
-        urls = [value for name, value in form.texts if name == "imageUrl"]
-        if len(urls) + len(form.images) > 1:
-            raise InvalidParameter("The form holds two pictures; send one as image or imageUrl, and no other.")
-        if form.images:
-            options = _checked(Options, fields, strings=True).over(defaults)
-            return CaptionRequest(_picture_of(form.images[0], max_image_bytes), options)
-        if not urls:
-            raise _missing_in(form)
-        named = _checked(PictureFields, fields, strings=True)
+        given = _checked(Options, form.fields, strings=True).over(given)
+        source = _source_in(form, max_image_bytes)
     elif request.mimetype.startswith("image/"):
-        return CaptionRequest(_whole_body(request, body, max_image_bytes), defaults)
+        source = _whole_body(request, body, max_image_bytes)
     elif body or request.mimetype:
         raise UnsupportedContentType(mislabelled(body, request.mimetype))
     else:
         raise MissingImage
-    return CaptionRequest(source_of(named.image_url, max_image_bytes), named.over(defaults))
+    return CaptionRequest(source, given.generation(defaults), bool(given.details), given.candidates or 0)
 
 
 def parse_captions_request(request: Request, body: bytes, defaults: GenerationOptions) -> CaptionsRequest:
-    """Read a JSON body that names several pictures; whether each can be used is seen when its turn comes.
+    """Read JSON that names several pictures, or a form that holds them; whether each can be used is seen in its turn.
 
     Raises:
-        InvalidJson, MissingImage, InvalidParameter, UnsupportedContentType: as the table of errors says.
+        InvalidRequest, UnsupportedContentType: as the table of errors says.
     """
     _refuse_codings(request)
-    if not request.is_json:
-        raise UnsupportedContentType(mislabelled(body, request.mimetype) or "The body must be application/json.")
-    fields = parse_json(body)
-    if fields.get("imageUrls") in (None, "", []):
-        raise _missing("imageUrls", fields.items())
-    named = _checked(PicturesFields, fields, strings=False)
-    return CaptionsRequest(named.image_urls, named.over(defaults))
+    given = _checked(Options, request.args.to_dict(), strings=True)
+    sources: list[str | bytes]
+    if request.is_json:
+        body_fields = parse_json(body)
+        if body_fields.get("imageUrls") in (None, "", []):
+            raise _missing("imageUrls", body_fields.items())
+        named = _checked(PicturesFields, body_fields, strings=False)
+        given, sources = named.over(given), [*named.image_urls]
+    elif request.mimetype == "multipart/form-data":
+        form = parse_form(request, body, max_images=MAX_IMAGES)
+        given = _checked(Options, form.fields, strings=True).over(given)
+        sources = _images_in(form)
+    else:
+        problem = mislabelled(body, request.mimetype)
+        raise UnsupportedContentType(problem or "The body must be application/json or multipart/form-data.")
+    return CaptionsRequest(sources, given.generation(defaults), bool(given.details), given.candidates or 0)
 
 
 def parsing_memory(request: Request, body: bytes) -> int:
@@ -162,6 +198,8 @@ def _whole_body(request: Request, body: bytes, max_image_bytes: int) -> bytes:
 
 def _picture_of(part: bytes, max_image_bytes: int) -> bytes:
     """Return the picture that a part named image holds, unless that is a text in its place."""
+    if not part:
+        raise UnsupportedImage("The form's image is an empty file.")
     head = part[:2_000].decode("latin-1").strip()
     if re.match(r"https?://|data:", head, re.IGNORECASE):
         raise MissingImage("The form's image holds a URL; send it in a field named imageUrl.")
@@ -170,16 +208,39 @@ def _picture_of(part: bytes, max_image_bytes: int) -> bytes:
     return within_limit(part, max_image_bytes)
 
 
-def _missing_in(form: Form) -> MissingImage:
+def _source_in(form: Form, max_image_bytes: int) -> str | bytes:
+    urls = [value for name, value in form.texts if name == "imageUrl"]
+    if len(urls) + len(form.images) > 1:
+        raise InvalidParameter(
+            "The form holds two pictures; send one as image or imageUrl, or several as image to POST /local-captions."
+        )
+    if form.images:
+        return _picture_of(form.images[0], max_image_bytes)
+    if urls:
+        return source_of(urls[0], max_image_bytes)
     if form.other_files:
-        name = _quoted(form.other_files[0])
-        return MissingImage(f"The form's file is named {name}; name it image, as in curl -F image=@photo.jpg.")
-    return _missing("imageUrl", form.texts)
+        raise _misnamed_file(form)
+    raise _missing("imageUrl", form.texts)
 
 
-def _missing(wanted: str, fields: Iterable[tuple[str, Any]]) -> MissingImage:
+def _images_in(form: Form) -> list[str | bytes]:
+    if not form.images and form.other_files:
+        raise _misnamed_file(form)
+    if not form.images or "imageUrl" in form.fields or "imageUrls" in form.fields:
+        raise MissingImage("Send the pictures as files, each named image, or their URLs in JSON, as imageUrls.")
+    if len(form.images) > MAX_IMAGES:
+        raise InvalidParameter(f"The form holds more than {MAX_IMAGES} pictures.")
+    return [*form.images]
+
+
+def _misnamed_file(form: Form) -> MissingImage:
+    name = _quoted(form.other_files[0])
+    return MissingImage(f"The form's file is named {name}; name it image, as in curl -F image=@photo.jpg.")
+
+
+def _missing(wanted: str, given: Iterable[tuple[str, Any]]) -> MissingImage:
     """Say under which name a picture was given in place of the right one, if it was."""
-    for name, value in fields:
+    for name, value in given:
         plain = re.sub(r"[^a-z]", "", name.lower())
         if name in (wanted, "prompt") or _is_empty(value):
             continue
@@ -203,8 +264,8 @@ def _is_empty(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def _checked(model: type[Fields], fields: Mapping[str, Any], *, strings: bool) -> Fields:
-    known = {name: fields[name] for name in _names(model) if not _is_empty(fields.get(name))}
+def _checked(model: type[Fields], given: Mapping[str, Any], *, strings: bool) -> Fields:
+    known = {name: given[name] for name in _names(model) if not _is_empty(given.get(name))}
     try:
         return model.model_validate_strings(known) if strings else model.model_validate(known)
     except ValidationError as error:

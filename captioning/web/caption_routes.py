@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from functools import partial
+from typing import Any
 
 from flask import Blueprint, Response, g, jsonify, request
 
@@ -16,17 +17,29 @@ from captioning.deadline import Deadline
 from captioning.lifecycle import Lifecycle
 from captioning.limits import ByteHold, Limits
 from captioning.model.batcher import Batcher
-from captioning.model.engine import GenerationOptions
+from captioning.model.engine import Candidates, GenerationOptions
 from captioning.pipeline import EncodedPicture, Pipeline
 from captioning.settings import Settings
 from captioning.trace import Trace
-from captioning.web.answers import CaptionAnswer, CaptionLine, CaptionsAnswer, PictureError, PictureErrorLine
+from captioning.web.answers import (
+    CandidateAnswer,
+    CaptionAnswer,
+    CaptionLine,
+    CaptionsAnswer,
+    PictureError,
+    PictureErrorLine,
+)
 from captioning.web.api_keys import ApiKeys
 from captioning.web.body import read_body
 from captioning.web.bulk import each_as_admitted
-from captioning.web.caption_request import CaptionsRequest, parse_caption_request, parse_captions_request
+from captioning.web.caption_request import (
+    CaptionRequest,
+    CaptionsRequest,
+    parse_caption_request,
+    parse_captions_request,
+)
 from captioning.web.error_answers import as_captioning_error
-from captioning.web.image_urls import source_of
+from captioning.web.image_urls import source_of, within_limit
 from captioning.web.request_deadline import ARRIVED_AT, request_deadline
 
 log = logging.getLogger("captioning.pictures")
@@ -42,11 +55,17 @@ def caption_routes(
     pipeline: Pipeline,
     batcher: Batcher,
     on_picture: Callable[[Trace], None],
+    *,
+    name: str,
+    revision: str | None,
 ) -> Blueprint:
-    """Make the routes that answer pictures with captions; ``on_picture`` is told of each, captioned or not."""
+    """Make the routes that answer pictures with captions; ``on_picture`` is told of each, captioned or not.
+
+    ``name`` and ``revision`` are the model's, for those who ask for details.
+    """
     routes = Blueprint("captions", __name__)
     api_keys = ApiKeys(settings.api_keys, limits.requests)
-    defaults = GenerationOptions(max_new_tokens=settings.max_new_tokens, num_beams=settings.num_beams)
+    defaults = GenerationOptions.from_settings(settings)
 
     @routes.before_request
     def check_head() -> None:
@@ -60,10 +79,10 @@ def caption_routes(
         g.trace = Trace()
         with limits.bodies.hold() as hold:
             with g.trace.stage("receive"):
-                source, options = receive(deadline, hold)
+                source, asked = receive(deadline, hold)
             with g.permits.permit(batcher.expected_wait_s):
-                output = caption(source, options, deadline, g.trace)
-        return jsonify(CaptionAnswer(output=output).model_dump())
+                candidates = caption(source, asked.options, deadline, g.trace)
+        return jsonify(answer(candidates, asked).shown())
 
     @routes.post("/local-captions")
     def local_captions() -> Response:
@@ -72,16 +91,18 @@ def caption_routes(
             asked = receive_bulk(patience.within(settings.request_timeout_s), held.enter_context(limits.bodies.hold()))
             held.enter_context(g.permits.permit(batcher.expected_wait_s))
 
-            def caption_one(url: str) -> str:
+            def caption_one(given: str | bytes) -> CaptionAnswer:
                 lifecycle.check()
-                source = source_of(url, settings.max_image_bytes)
+                limit = settings.max_image_bytes
+                source = source_of(given, limit) if isinstance(given, str) else within_limit(given, limit)
                 if isinstance(source, str):
-                    return caption(source, asked.options, patience, Trace())
+                    return answer(caption(source, asked.options, patience, Trace()), asked)
                 with limits.pictures.hold() as hold:
                     hold.grow(len(source), patience)
-                    return caption(EncodedPicture(source, hold), asked.options, patience, Trace())
+                    picture = EncodedPicture(source, hold)
+                    return answer(caption(picture, asked.options, patience, Trace()), asked)
 
-            done = each_as_admitted(asked.image_urls, caption_one, permits=g.permits, at_once=settings.bulk_at_once)
+            done = each_as_admitted(asked.sources, caption_one, permits=g.permits, at_once=settings.bulk_at_once)
             held.enter_context(closing(done))
             answers = map(partial(_answer, request_id=g.request_id), done)
             if "application/x-ndjson" in request.accept_mimetypes.values():
@@ -90,28 +111,41 @@ def caption_routes(
                 return response
             outputs = dict(answers)
         in_order = CaptionsAnswer(outputs=[outputs[index] for index in range(len(outputs))])
-        return jsonify(in_order.model_dump())
+        return jsonify(in_order.shown())
 
-    def receive(deadline: Deadline, hold: ByteHold) -> tuple[str | EncodedPicture, GenerationOptions]:
+    def receive(deadline: Deadline, hold: ByteHold) -> tuple[str | EncodedPicture, CaptionRequest]:
         body = read_body(request, max_bytes=settings.max_body_bytes, deadline=deadline, hold=hold)
         asked = parse_caption_request(request, body, defaults, max_image_bytes=settings.max_image_bytes)
         if isinstance(asked.source, str):
             hold.release()
-            return asked.source, asked.options
+            return asked.source, asked
         hold.shrink(len(asked.source))
-        return EncodedPicture(asked.source, hold), asked.options
+        return EncodedPicture(asked.source, hold), asked
 
     def receive_bulk(deadline: Deadline, hold: ByteHold) -> CaptionsRequest:
         body = read_body(request, max_bytes=settings.max_body_bytes, deadline=deadline, hold=hold)
         asked = parse_captions_request(request, body, defaults)
-        hold.shrink(sum(map(len, asked.image_urls)))
+        hold.shrink(sum(map(len, asked.sources)))
         return asked
 
-    def caption(source: str | EncodedPicture, options: GenerationOptions, deadline: Deadline, trace: Trace) -> str:
+    def caption(
+        source: str | EncodedPicture, options: GenerationOptions, deadline: Deadline, trace: Trace
+    ) -> Candidates:
         try:
             return pipeline.caption(source, options, deadline=deadline, trace=trace)
         finally:
             on_picture(trace)
+
+    def answer(candidates: Candidates, asked: CaptionRequest | CaptionsRequest) -> CaptionAnswer:
+        best, *_ = candidates
+        shown: dict[str, Any] = {"output": best.text}
+        if asked.details:
+            shown |= {"confidence": best.confidence, "tokens": best.tokens, "finish_reason": best.finish_reason}
+            shown |= {"model": name, "revision": revision, "engine": settings.engine}
+        if asked.candidates:
+            listed = candidates[: asked.candidates]
+            shown["candidates"] = [CandidateAnswer(output=one.text, score=one.score) for one in listed]
+        return CaptionAnswer(**shown)
 
     return routes
 
@@ -119,14 +153,14 @@ def caption_routes(
 def _line(answer: tuple[int, CaptionAnswer | PictureError]) -> str:
     index, shown = answer
     line = CaptionLine if isinstance(shown, CaptionAnswer) else PictureErrorLine
-    return json.dumps(line(index=index, **shown.model_dump()).model_dump()) + "\n"
+    return json.dumps(line(index=index, **shown.model_dump(exclude_unset=True)).shown()) + "\n"
 
 
-def _answer(done: tuple[int, Future[str]], *, request_id: str) -> tuple[int, CaptionAnswer | PictureError]:
+def _answer(done: tuple[int, Future[CaptionAnswer]], *, request_id: str) -> tuple[int, CaptionAnswer | PictureError]:
     index, future = done
     error = future.exception()
     if error is None:
-        return index, CaptionAnswer(output=future.result())
+        return index, future.result()
     known = as_captioning_error(error, request_id)
     log.info(
         "picture %d of a bulk request failed",

@@ -26,11 +26,19 @@ _MAX_WIDE_TEXT_BYTES = 65_536  # one wide character makes each character of a te
 
 @dataclass
 class Form:
-    """The fields of a form that hold something, in their order; an empty one counts as not given."""
+    """The fields of a form that hold something, in their order.
+
+    An empty one counts as not given; browsers send one, without a file's name, for a file that nobody chose.
+    """
 
     texts: list[tuple[str, str]] = field(default_factory=list)
     images: list[bytes] = field(default_factory=list)
     other_files: list[str] = field(default_factory=list)
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """Return the texts by name, the first of each."""
+        return dict(reversed(self.texts))
 
 
 def parse_form(request: Request, body: bytes, *, max_images: int = 1) -> Form:
@@ -43,20 +51,18 @@ def parse_form(request: Request, body: bytes, *, max_images: int = 1) -> Form:
     max_fields = _MAX_FIELDS + max_images
     if request.mimetype == "multipart/form-data":
         for part, content in _parts(body, request.mimetype_params.get("boundary", ""), max_fields):
-            if not content:
-                continue
-            if part.name == "image":
+            if part.name == "image" and (content or part.filename):
                 form.images.append(_transferred(part, content))
-            elif part.filename is not None:
+            elif content and part.filename is not None:
                 form.other_files.append(part.name)
-            else:
-                form.texts.append((part.name, _text(content)))
+            elif text := _text(content):
+                form.texts.append((part.name, text))
     else:
         if sentence := mislabelled(body, request.mimetype):
             raise MissingImage(sentence)
         for name, value in _pairs(body, max_fields):
-            if value:
-                form.texts.append((_text(name), _text(value)))
+            if text := _text(value):
+                form.texts.append((_text(name), text))
     return form
 
 

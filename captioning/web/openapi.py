@@ -19,12 +19,13 @@ from captioning.web.answers import (
     PictureErrorLine,
     VerboseReadinessAnswer,
 )
-from captioning.web.caption_request import Options, PictureFields, PicturesFields
+from captioning.web.caption_request import MAX_IMAGES, Options, PictureFields, PicturesFields
 
 _REF = "#/components/schemas/{model}"
 _ANSWERS: tuple[type[BaseModel], ...] = (
     CaptionAnswer, CaptionsAnswer, CaptionLine, PictureErrorLine, ErrorAnswer, HealthAnswer, VerboseReadinessAnswer,
 )  # fmt: skip
+_BYTES = {"type": "string", "contentMediaType": "application/octet-stream"}
 _REQUESTS: tuple[type[BaseModel], ...] = (PictureFields, PicturesFields)
 
 Json = dict[str, Any]
@@ -83,13 +84,7 @@ def error_classes(root: type[CaptioningError] = CaptioningError) -> Iterator[typ
 
 
 def _caption_operation(errors: list[type[CaptioningError]]) -> Json:
-    image = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
     form = _schema(PictureFields)
-    upload: Json = {
-        "type": "object",
-        "properties": {"image": {"type": "string", "contentMediaType": "application/octet-stream"}, **_options()},
-        "required": ["image"],
-    }
     return {
         "operationId": "caption",
         "summary": "Caption one picture",
@@ -99,9 +94,9 @@ def _caption_operation(errors: list[type[CaptioningError]]) -> Json:
             "required": True,
             "content": {
                 "application/json": {"schema": _ref(PictureFields)},
-                "multipart/form-data": {"schema": {"anyOf": [upload, form]}},
+                "multipart/form-data": {"schema": {"anyOf": [_upload(_BYTES), form]}},
                 "application/x-www-form-urlencoded": {"schema": form},
-                "image/*": image,
+                "image/*": {"schema": _BYTES},
             },
         },
         "responses": {"200": _answer("The caption.", CaptionAnswer, _caption_headers()), **_error_answers(errors)},
@@ -116,8 +111,14 @@ def _captions_operation(errors: list[type[CaptioningError]]) -> Json:
         "summary": "Caption several pictures",
         "description": "Each is admitted, timed and cached as a single one is; one failure does not harm the others. "
         "With `Accept: application/x-ndjson`, one line a picture comes as soon as it is done.",
-        "parameters": _request_headers(),
-        "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(PicturesFields)}}},
+        "parameters": [*_request_headers(), *_option_parameters()],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": _ref(PicturesFields)},
+                "multipart/form-data": {"schema": _upload({"type": "array", "items": _BYTES, "maxItems": MAX_IMAGES})},
+            },
+        },
         "responses": {"200": done, **_error_answers(errors)},
     }
 
@@ -183,6 +184,10 @@ def _options() -> Json:
     """Return the options' schemas without null, which neither a form nor a query can say."""
     properties: Json = Options.model_json_schema(schema_generator=_WithoutTitles)["properties"]
     return {name: {**schema["anyOf"][0], "description": schema["description"]} for name, schema in properties.items()}
+
+
+def _upload(image: Json) -> Json:
+    return {"type": "object", "properties": {"image": image, **_options()}, "required": ["image"]}
 
 
 def _schema(model: type[BaseModel]) -> Json:

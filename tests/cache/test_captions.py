@@ -27,6 +27,7 @@ from captioning.deadline import Deadline
 from captioning.errors import CaptioningError, CorruptImage, DeadlineExceeded, InternalError, Overloaded, ShuttingDown
 from captioning.model.engine import GenerationOptions
 from captioning.trace import STAGES
+from tests.candidates import made_up
 from tests.conftest import EMOJI_MODEL, SAMPLES, Service, wait_until
 
 PICTURE = SAMPLES[0].read_bytes()
@@ -55,9 +56,9 @@ def ask(cache: CaptionCache, key: str, make: Make, deadline: Deadline | None = N
     if isinstance(found, CachedCaption):
         return found
     with found:
-        caption = make()
-        found.resolve(caption)
-    return CachedCaption(caption, hit=False)
+        candidates = made_up(make())
+        found.resolve(candidates)
+    return CachedCaption(candidates, hit=False)
 
 
 def never() -> str:
@@ -124,9 +125,9 @@ def test_the_least_recently_used_caption_goes_first() -> None:
     cache = make_cache(max_entries=2)
     for key in ("a", "b", "a", "c"):
         ask(cache, key, lambda key=key: f"caption of {key}")  # type: ignore[misc]
-    assert ask(cache, "a", never) == CachedCaption("caption of a", hit=True)
-    assert ask(cache, "c", never) == CachedCaption("caption of c", hit=True)
-    assert ask(cache, "b", lambda: "made again") == CachedCaption("made again", hit=False)
+    assert ask(cache, "a", never) == CachedCaption(made_up("caption of a"), hit=True)
+    assert ask(cache, "c", never) == CachedCaption(made_up("caption of c"), hit=True)
+    assert ask(cache, "b", lambda: "made again") == CachedCaption(made_up("made again"), hit=False)
 
 
 def test_a_caption_is_forgotten_at_its_age() -> None:
@@ -134,11 +135,11 @@ def test_a_caption_is_forgotten_at_its_age() -> None:
     cache = CaptionCache(max_entries=100, ttl_s=60, clock=clock)
     ask(cache, "a", lambda: "old")
     clock.now += 59
-    assert ask(cache, "a", never) == CachedCaption("old", hit=True)
-    assert cache.get("a") == "old"
+    assert ask(cache, "a", never) == CachedCaption(made_up("old"), hit=True)
+    assert cache.get("a") == made_up("old")
     clock.now += 1
     assert cache.get("a") is None
-    assert ask(cache, "a", lambda: "new") == CachedCaption("new", hit=False)
+    assert ask(cache, "a", lambda: "new") == CachedCaption(made_up("new"), hit=False)
 
 
 @pytest.mark.parametrize("seconds", [60, 7200])
@@ -148,7 +149,7 @@ def test_a_shared_entry_gets_no_older_than_both_caches_allow(seconds: float) -> 
     class Store:
         def get(self, key: str) -> CacheEntry | None:
             asked.append(key)
-            return CacheEntry("from the store", seconds)
+            return CacheEntry(made_up("from the store"), seconds)
 
         def put(self, key: str, entry: CacheEntry) -> None:
             raise AssertionError("it came from there")
@@ -156,10 +157,10 @@ def test_a_shared_entry_gets_no_older_than_both_caches_allow(seconds: float) -> 
     clock = Clock()
     cache = CaptionCache(max_entries=10, ttl_s=3600, shared=Store(), clock=clock)
     for _ in range(3):
-        assert ask(cache, "a", never) == CachedCaption("from the store", hit=True)
+        assert ask(cache, "a", never) == CachedCaption(made_up("from the store"), hit=True)
     assert asked == ["a"]
     clock.now += min(seconds, 3600)
-    assert ask(cache, "a", never) == CachedCaption("from the store", hit=True)
+    assert ask(cache, "a", never) == CachedCaption(made_up("from the store"), hit=True)
     assert asked == ["a", "a"]
 
 
@@ -175,7 +176,7 @@ def test_a_urls_picture_is_known_for_a_while_and_so_is_its_caption() -> None:
     key = caption_key(known["a"] or b"", GenerationOptions(), "model")
     assert cache.get(key) is None
     ask(cache, key, lambda: "a caption")
-    assert cache.get(key) == "a caption"
+    assert cache.get(key) == made_up("a caption")
     clock.now += 60
     assert urls.get("https://a.example/") is None
     nothing = UrlDigests(max_entries=0, ttl_s=60)
@@ -187,18 +188,18 @@ def test_a_urls_picture_is_known_for_a_while_and_so_is_its_caption() -> None:
 def test_a_caption_that_many_want_at_once_is_made_once(max_entries: int) -> None:
     cache = make_cache(max_entries=max_entries)
     with lead(cache, "a") as leader, waiting(cache, "a", 31, never) as answers:
-        leader.resolve("a caption")
-        assert [answer.result(30) for answer in answers] == [CachedCaption("a caption", hit=False)] * 31
+        leader.resolve(made_up("a caption"))
+        assert [answer.result(30) for answer in answers] == [CachedCaption(made_up("a caption"), hit=False)] * 31
     if max_entries:
-        assert ask(cache, "a", never) == CachedCaption("a caption", hit=True)
+        assert ask(cache, "a", never) == CachedCaption(made_up("a caption"), hit=True)
     else:
-        assert ask(cache, "a", lambda: "made anew") == CachedCaption("made anew", hit=False)
+        assert ask(cache, "a", lambda: "made anew") == CachedCaption(made_up("made anew"), hit=False)
 
 
 def test_different_captions_are_made_side_by_side() -> None:
     cache = make_cache()
     with lead(cache, "a"), lead(cache, "b"):
-        assert ask(cache, "c", lambda: "of c") == CachedCaption("of c", hit=False)
+        assert ask(cache, "c", lambda: "of c") == CachedCaption(made_up("of c"), hit=False)
 
 
 @pytest.mark.parametrize("own", [DeadlineExceeded(), ShuttingDown(), Overloaded(), SystemExit()])
@@ -214,7 +215,7 @@ def test_what_befell_one_request_does_not_befall_those_who_wait_for_it(own: Base
     leader = lead(cache, "a")
     with waiting(cache, "a", 8, make) as answers, pytest.raises(type(own)), leader:
         raise own
-    assert {answer.result(30).caption for answer in answers} == {"a caption"}
+    assert {answer.result(30).candidates[0].text for answer in answers} == {"a caption"}
     assert len(made) == 1
 
 
@@ -242,7 +243,7 @@ def test_a_bad_picture_and_a_bug_are_each_followers_own_error(
         assert each.__cause__ is error
         if isinstance(error, CaptioningError):
             assert vars(each) == vars(error)
-    assert ask(cache, "a", lambda: "mended") == CachedCaption("mended", hit=False)
+    assert ask(cache, "a", lambda: "mended") == CachedCaption(made_up("mended"), hit=False)
 
 
 def test_who_waits_for_another_keeps_its_own_deadline() -> None:
@@ -250,8 +251,8 @@ def test_who_waits_for_another_keeps_its_own_deadline() -> None:
     with lead(cache, "a") as leader:
         with waiting(cache, "a", 4, never, seconds=0.5) as answers:
             assert {type(answer.exception(30)) for answer in answers} == {DeadlineExceeded}
-        leader.resolve("late, but made")
-    assert ask(cache, "a", never) == CachedCaption("late, but made", hit=True)
+        leader.resolve(made_up("late, but made"))
+    assert ask(cache, "a", never) == CachedCaption(made_up("late, but made"), hit=True)
 
 
 def test_who_waits_for_another_leaves_when_its_caller_has_gone() -> None:
@@ -263,11 +264,11 @@ def test_who_waits_for_another_leaves_when_its_caller_has_gone() -> None:
 def test_a_leader_that_is_done_does_not_end_the_next_ones_turn() -> None:
     cache = make_cache(max_entries=0)
     with lead(cache, "a") as first:
-        first.resolve("first")
+        first.resolve(made_up("first"))
         second = lead(cache, "a")
     with second, waiting(cache, "a", 2, never) as answers:
-        second.resolve("second")
-        assert {answer.result(30).caption for answer in answers} == {"second"}
+        second.resolve(made_up("second"))
+        assert {answer.result(30).candidates[0].text for answer in answers} == {"second"}
 
 
 def test_a_failure_does_not_keep_the_picture_in_memory() -> None:
@@ -315,7 +316,7 @@ def test_nothing_is_mixed_up_or_left_behind_when_much_fails() -> None:
             return f"caption of {key}"
 
         with suppress(*failures, InternalError):
-            assert ask(cache, key, make).caption == f"caption of {key}"
+            assert ask(cache, key, make).candidates[0].text == f"caption of {key}"
 
     with ThreadPoolExecutor(32) as callers:
         list(callers.map(one, range(3000)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -25,9 +26,10 @@ from captioning.cache.captions import CacheEntry
 from captioning.cache.redis_store import RedisStore
 from captioning.settings import Settings
 from tests.bad_servers import BadServer, Behaviour, Connection, say_nothing
+from tests.candidates import made_up
 from tests.conftest import SAMPLES, Service, free_port, required_program
 
-ENTRY = CacheEntry("a caption, ünïcödé too", 60)
+ENTRY = CacheEntry(made_up("a caption, ünïcödé too"), 60)
 CAPTIONS = json.loads((SAMPLES[0].parent / "captions.json").read_text())
 
 
@@ -112,7 +114,7 @@ def gets(cache: RedisStore, key: str) -> CacheEntry:
 def test_what_one_instance_puts_another_gets_for_as_long_as_it_is_kept(server: CacheServer) -> None:
     RedisStore(server.url).put("a", ENTRY)
     got = gets(RedisStore(server.url), "a")
-    assert got.caption == ENTRY.caption
+    assert got.candidates == ENTRY.candidates
     assert 0 < got.ttl_s <= 60
     assert 0 < server.ask("PTTL", "a") <= 60_000
     assert server.ask("CLIENT", "LIST").count(b"\n") == 3  # one connection each, and the one that asks
@@ -131,7 +133,7 @@ def test_every_form_of_url_works(tmp_path: Path, scheme: str) -> None:
     cache = RedisStore(str(Settings(cache_url=urls[scheme]).cache_url))
     try:
         cache.put("a", ENTRY)
-        assert gets(cache, "a").caption == ENTRY.caption
+        assert gets(cache, "a").candidates == ENTRY.candidates
         assert list(server.ask("INFO", "KEYSPACE")) == ["db3"]
     finally:
         server.kill()
@@ -155,13 +157,20 @@ def test_tls_is_spoken_and_its_certificate_checked(
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority"))
         cache = RedisStore(f"rediss://localhost:{port}")
         cache.put("a", ENTRY)
-        assert gets(cache, "a").caption == ENTRY.caption
+        assert gets(cache, "a").candidates == ENTRY.candidates
     finally:
         server.kill()
 
 
+FOREIGN = {"text": "foreign", "confidence": 0.9, "score": -0.1, "tokens": 1, "finish_reason": "end"}
+
+
 def entry(**changes: object) -> str:
-    return json.dumps({"key": "a", "caption": "foreign", "expires_at": time.time() + 86_400, **changes})
+    return json.dumps({"key": "a", "candidates": [FOREIGN], "expires_at": time.time() + 86_400, **changes})
+
+
+def captioned(**changes: object) -> str:
+    return entry(candidates=[{**FOREIGN, **changes}])
 
 
 @pytest.mark.parametrize(
@@ -173,21 +182,29 @@ def entry(**changes: object) -> str:
         ("SET", "a", "a caption"),
         ("SET", "a", "[" * 8000),
         ("SET", "a", entry(key="another")),
-        ("SET", "a", entry(caption=5)),
-        ("SET", "a", entry(caption=None)),
-        ("SET", "a", '{"key": "a", "caption": "\\ud800", "expires_at": 9e9}'),
+        ("SET", "a", captioned(text=5)),
+        ("SET", "a", captioned(text=None)),
+        ("SET", "a", captioned(text="surrogate").replace("surrogate", "\\ud800")),
         ("SET", "a", entry(expires_at=time.time() - 1)),
-        ("SET", "a", '{"key": "a", "caption": "foreign", "expires_at": NaN}'),
-        ("SET", "a", '{"key": "a", "caption": "foreign", "expires_at": 1e999}'),
-        ("SET", "a", entry(caption="")),
-        ("SET", "a", entry(caption="x" * 3001)),
-        ("SET", "a", entry(caption="a\u202ered gnorts")),
-        ("SET", "a", entry(caption="a\u2066b")),
-        ("SET", "a", entry(caption="a\x1b[31mb")),
-        ("SET", "a", entry(caption="a\nb")),
-        ("SET", "a", entry(caption="a\u2028b")),
-        ("SET", "a", entry(caption="a\u200bb")),
-        ("SET", "a", entry(caption="x" * 20_000)),
+        ("SET", "a", entry(expires_at=math.nan)),
+        ("SET", "a", entry(expires_at=0).replace(": 0}", ": 1e999}")),
+        ("SET", "a", entry(candidates=[])),
+        ("SET", "a", entry(candidates=[FOREIGN] * 6)),
+        ("SET", "a", captioned(confidence=1.5)),
+        ("SET", "a", captioned(confidence=math.nan)),
+        ("SET", "a", captioned(score=math.inf)),
+        ("SET", "a", captioned(tokens=-1)),
+        ("SET", "a", captioned(finish_reason="stop")),
+        ("SET", "a", captioned(more="a")),
+        ("SET", "a", captioned(text="")),
+        ("SET", "a", captioned(text="x" * 3001)),
+        ("SET", "a", captioned(text="a\u202ered gnorts")),
+        ("SET", "a", captioned(text="a\u2066b")),
+        ("SET", "a", captioned(text="a\x1b[31mb")),
+        ("SET", "a", captioned(text="a\nb")),
+        ("SET", "a", captioned(text="a\u2028b")),
+        ("SET", "a", captioned(text="a\u200bb")),
+        ("SET", "a", captioned(text="x" * 20_000)),
         ("SETRANGE", "a", 200_000_000, "huge"),
     ],
     ids=str,
@@ -202,15 +219,15 @@ def test_a_value_that_is_no_caption_is_a_miss_and_is_replaced(
     with memory_stays_small():
         assert [cache.get("a") for _ in range(5)] == [None] * 5
     cache.put("a", ENTRY)
-    assert gets(cache, "a").caption == ENTRY.caption
+    assert gets(cache, "a").candidates == ENTRY.candidates
     assert outages(caplog) == []
 
 
 def test_what_no_model_writes_is_not_stored(server: CacheServer) -> None:
     cache = RedisStore(server.url)
-    cache.put("long", CacheEntry("x" * 3001, 60))
-    cache.put("control", CacheEntry("a\0b", 60))
-    cache.put("surrogate", CacheEntry("\ud800", 60))
+    cache.put("long", CacheEntry(made_up("x" * 3001), 60))
+    cache.put("control", CacheEntry(made_up("a\0b"), 60))
+    cache.put("surrogate", CacheEntry(made_up("\ud800"), 60))
     cache.put("short", ENTRY)
     gets(cache, "short")
     assert server.ask("KEYS", "*") == [b"short"]
@@ -224,7 +241,7 @@ def test_a_connection_that_was_closed_while_idle_is_opened_again(
     for _ in range(3):
         gets(cache, "a")
         server.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    assert gets(cache, "a").caption == ENTRY.caption
+    assert gets(cache, "a").candidates == ENTRY.candidates
     assert outages(caplog) == []
 
 
@@ -244,7 +261,7 @@ def test_a_server_that_takes_nothing_new_still_gives(
 
     def refused() -> bool:
         cache.put("b", ENTRY)
-        assert gets(cache, "a").caption == ENTRY.caption
+        assert gets(cache, "a").candidates == ENTRY.candidates
         return bool(outages(caplog))
 
     eventually(refused)
@@ -447,7 +464,7 @@ def test_a_server_that_hangs_is_left_alone_until_it_answers(
     assert answers == [None] * 320
     eventually(lambda: cache.get("a") or outages(caplog))
     server.process.send_signal(signal.SIGCONT)
-    assert gets(cache, "a").caption == ENTRY.caption
+    assert gets(cache, "a").candidates == ENTRY.candidates
     first, last = outages(caplog)
     assert "does not answer within" in first
     assert last.endswith("this is over.")
@@ -482,16 +499,19 @@ def test_instances_share_their_captions(instances: list[Service], shared_server:
     assert (made.headers["X-Cache"], made.json()) == ("miss", {"output": CAPTIONS[SAMPLES[0].name]})
     (key,) = eventually(lambda: shared_server.ask("KEYS", "*"))
     written = json.loads(shared_server.ask("GET", key))
-    assert written["caption"] == CAPTIONS[SAMPLES[0].name]
+    assert written["candidates"][0]["text"] == CAPTIONS[SAMPLES[0].name]
+
+    def rewritten(text: str) -> str:
+        return json.dumps({**written, "candidates": [{**written["candidates"][0], "text": text}]})
 
     def answers_what_is_there() -> bool:
-        shared_server.ask("SET", key, json.dumps({**written, "caption": "from the other instance"}))
+        shared_server.ask("SET", key, rewritten("from the other instance"))
         answer = second.upload(picture)
         return (answer.headers["X-Cache"], answer.json()) == ("hit", {"output": "from the other instance"})
 
     eventually(answers_what_is_there)
     for nonsense in ("x" * 7000, "a\u202ered gnorts", "two\nlines", ""):
-        shared_server.ask("SET", key, json.dumps({**written, "caption": nonsense}))
+        shared_server.ask("SET", key, rewritten(nonsense))
         answer = second.upload(picture)
         assert (answer.headers["X-Cache"], answer.json()) == ("miss", made.json())
     shared_server.ask("FLUSHALL")

@@ -19,6 +19,7 @@ from captioning.model.engine import Generation, GenerationOptions, Pixels
 from captioning.model.preprocessor import Preprocessor
 from captioning.pictures.decoders import Decoders
 from captioning.settings import Settings
+from tests.candidates import made_up
 from tests.conftest import SAMPLES
 
 
@@ -42,7 +43,7 @@ class Slow:
         if len(self.batches) == self.failing_batch:
             raise ZeroDivisionError
         self.done.release(len(pixel_values))
-        return Generation([f"{pixels.mean():.3f}" for pixels in pixel_values], 0.0, 0.0, 0)
+        return Generation([made_up(f"{pixels.mean():.3f}") for pixels in pixel_values], 0.0, 0.0)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from captioning.model.batcher import Batcher
 from captioning.model.engine import Generation, GenerationOptions, Pixels
 from captioning.model.preprocessor import Preprocessor
 from captioning.model.speed import BatchSeconds
+from tests.candidates import made_up
 
 GREEDY = GenerationOptions()
 BEAMS = GenerationOptions(num_beams=3)
@@ -41,7 +42,7 @@ class Counting:
         if "13" in captions or (self.broken_by_13 and not pixel_values.any()):
             raise ZeroDivisionError
         self.batches.append(captions)
-        return Generation(captions, encode_s=0.25, decode_tokens_s=0.5, tokens=len(captions))
+        return Generation([made_up(caption) for caption in captions], encode_s=0.25, decode_tokens_s=0.5)
 
 
 def picture(number: int) -> Pixels:
@@ -74,7 +75,7 @@ def test_pictures_that_wait_share_a_batch(batcher: Batcher, engine: Counting) ->
     hold_up(batcher, engine)
     futures = [batcher.submit(picture(n), GREEDY, Deadline.after(60)) for n in range(1, 7)]
     engine.may_go_on.set()
-    assert [future.result(60).caption for future in futures] == ["1", "2", "3", "4", "5", "6"]
+    assert [future.result(60).candidates[0].text for future in futures] == ["1", "2", "3", "4", "5", "6"]
     assert engine.batches == [["0"], ["1", "2", "3", "4"], ["5", "6"]]
 
 
@@ -82,7 +83,7 @@ def test_only_equal_options_share_a_batch_and_order_is_kept(batcher: Batcher, en
     hold_up(batcher, engine)
     futures = [batcher.submit(picture(n), BEAMS if n % 2 else GREEDY, Deadline.after(60)) for n in range(1, 5)]
     engine.may_go_on.set()
-    assert [future.result(60).caption for future in futures] == ["1", "2", "3", "4"]
+    assert [future.result(60).candidates[0].text for future in futures] == ["1", "2", "3", "4"]
     assert engine.batches == [["0"], ["1", "3"], ["2", "4"]]
 
 
@@ -99,7 +100,7 @@ def test_the_model_sees_neither_late_nor_cancelled_work(batcher: Batcher, engine
         except DeadlineExceeded:
             break
     engine.may_go_on.set()
-    assert wanted.result(60).caption == "3"
+    assert wanted.result(60).candidates[0].text == "3"
     with pytest.raises(DeadlineExceeded):
         late.result(60)
     assert engine.batches == [["0"], ["3"]]
@@ -113,7 +114,7 @@ def test_the_model_does_not_see_work_whose_client_has_gone(batcher: Batcher, eng
     wanted = batcher.submit(picture(4), GREEDY, Deadline.after(60))
     gone.set()
     engine.may_go_on.set()
-    assert wanted.result(60).caption == "4"
+    assert wanted.result(60).candidates[0].text == "4"
     for future in unwanted:
         with pytest.raises(DeadlineExceeded, match="the client has gone"):
             future.result(60)
@@ -129,7 +130,7 @@ def test_what_a_batch_took_comes_with_its_captions_and_is_told_once(engine: Coun
     engine.may_go_on.set()
     batcher.run(engine)
     assert batcher.waiting == 0
-    assert [generation.captions for generation in told] == [["0", "1"], ["2"]]
+    assert [[best.text for best, *_ in generation.candidates] for generation in told] == [["0", "1"], ["2"]]
     captioned = [future.result(0) for future in futures]
     assert [one.batch_size for one in captioned] == [2, 2, 1]
     assert {(one.encode_s, one.decode_tokens_s) for one in captioned} == {(0.25, 0.5)}
@@ -237,7 +238,7 @@ def test_a_cancelled_picture_leaves_the_queue_at_once(batcher: Batcher, engine: 
     assert futures[1].cancel()
     assert batcher.waiting == 2
     engine.may_go_on.set()
-    assert [futures[number].result(60).caption for number in (0, 2)] == ["1", "3"]
+    assert [futures[number].result(60).candidates[0].text for number in (0, 2)] == ["1", "3"]
 
 
 def test_an_error_of_a_batch_is_raised_to_each_as_its_own(batcher: Batcher, engine: Counting) -> None:
@@ -250,7 +251,7 @@ def test_an_error_of_a_batch_is_raised_to_each_as_its_own(batcher: Batcher, engi
     assert first is not second
     assert first.__cause__ is second.__cause__
     assert isinstance(first.__cause__, ZeroDivisionError)
-    assert batcher.submit(picture(1), GREEDY, Deadline.after(60)).result(60).caption == "1"
+    assert batcher.submit(picture(1), GREEDY, Deadline.after(60)).result(60).candidates[0].text == "1"
 
 
 def test_an_engine_that_cannot_go_on_ends_the_run_and_all_who_wait(engine: Counting) -> None:
@@ -275,7 +276,7 @@ def test_who_counts_batches_cannot_end_the_run(engine: Counting) -> None:
     batcher.close()
     engine.may_go_on.set()
     batcher.run(engine)
-    assert [future.result(0).caption for future in futures] == ["1", "2"]
+    assert [future.result(0).candidates[0].text for future in futures] == ["1", "2"]
 
 
 def test_a_closed_batcher_finishes_what_waits(engine: Counting) -> None:
@@ -286,4 +287,4 @@ def test_a_closed_batcher_finishes_what_waits(engine: Counting) -> None:
         batcher.submit(picture(2), GREEDY, Deadline.after(60))
     engine.may_go_on.set()
     batcher.run(engine)
-    assert waiting.result(0).caption == "1"
+    assert waiting.result(0).candidates[0].text == "1"

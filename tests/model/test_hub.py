@@ -181,7 +181,7 @@ def test_a_misspelt_folder_that_might_be_a_hub_model_is_told_the_nearest(
 
 
 def test_an_int8_model_that_was_not_exported_yet_is_not_looked_up() -> None:
-    with pytest.raises(ModelLoadError, match=r"There is no folder /.*/build/no-such-int8, and .*`make export` wrote"):
+    with pytest.raises(ModelLoadError, match=r"no folder build/no-such-int8 in /.*, and .*`make export` wrote"):
         load_engine(Settings(engine="int8", model_id="build/no-such-int8"))
 
 

@@ -15,7 +15,7 @@ from transformers import BlipTextConfig
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
 from captioning.errors import InvalidParameter
-from captioning.model.engine import GenerationOptions, Pixels
+from captioning.model.engine import Generation, GenerationOptions, Pixels
 from captioning.model.int8.beam_search import BeamSearch
 from captioning.model.int8.engine import Int8Engine
 from captioning.model.torch_engine import TorchEngine
@@ -31,6 +31,10 @@ OPTIONS = [
     GenerationOptions(num_beams=3, prompt="a picture of"),
     GenerationOptions(num_beams=5, max_new_tokens=7),
 ]
+
+
+def best_texts(generation: Generation) -> list[str]:
+    return [best.text for best, *_ in generation.candidates]
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +58,11 @@ def test_captions_are_the_torch_engines_alone_and_in_batches(
     int8: Int8Engine, reference: TorchEngine, pictures: Pixels, options: GenerationOptions
 ) -> None:
     generated = reference.caption(pictures, options)
-    expected = generated.captions
+    expected = best_texts(generated)
     alone = [int8.caption(picture[None], options) for picture in pictures]
-    assert [one.captions[0] for one in alone] == expected
+    assert [text for one in alone for text in best_texts(one)] == expected
     assert sum(one.tokens for one in alone) == generated.tokens
-    assert int8.caption(pictures[:5], options).captions + int8.caption(pictures[5:], options).captions == expected
+    assert best_texts(int8.caption(pictures[:5], options)) + best_texts(int8.caption(pictures[5:], options)) == expected
 
 
 def test_tokens_are_those_of_the_caption_without_its_prompt(
@@ -67,7 +71,7 @@ def test_tokens_are_those_of_the_caption_without_its_prompt(
     for engine in (int8, reference):
         for prompt in ("", "a picture of"):
             generation = engine.caption(pictures[:3], GenerationOptions(prompt=prompt))
-            words = [caption.removeprefix(prompt).split() for caption in generation.captions]
+            words = [caption.removeprefix(prompt).split() for caption in best_texts(generation)]
             assert generation.tokens == sum(map(len, words))  # the embedded model has a token for each of its words
             assert generation.encode_s > 0
             assert generation.decode_tokens_s > 0
@@ -76,8 +80,8 @@ def test_tokens_are_those_of_the_caption_without_its_prompt(
 def test_neighbours_in_a_batch_change_nothing(int8: Int8Engine, pictures: Pixels) -> None:
     # Pictures unlike any other, whose activations are far larger.
     strange = np.concatenate([pictures * 10, -pictures])
-    alone = [int8.caption(picture[None], GenerationOptions()).captions[0] for picture in pictures]
-    among = int8.caption(np.concatenate([strange, pictures]), GenerationOptions()).captions[len(strange) :]
+    alone = [best_texts(int8.caption(picture[None], GenerationOptions()))[0] for picture in pictures]
+    among = best_texts(int8.caption(np.concatenate([strange, pictures]), GenerationOptions()))[len(strange) :]
     assert among == alone
 
 
@@ -111,25 +115,45 @@ def random_decoder(seed: int, end: int) -> Any:
     return BlipTextLMHeadModel(config).eval()
 
 
+AGAINST: list[dict[str, Any]] = [
+    {},
+    {"no_repeat_ngram_size": 2},
+    {"repetition_penalty": 1.7},
+    {"no_repeat_ngram_size": 1, "repetition_penalty": 0.7},
+]
+
+
 @pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("against", AGAINST, ids=str)
 @pytest.mark.parametrize(("beams", "max_new_tokens"), [(2, 1), (2, 12), (3, 6), (5, 12)])
-def test_beam_search_is_that_of_transformers(seed: int, beams: int, max_new_tokens: int) -> None:
+def test_beam_search_is_that_of_transformers(
+    seed: int, beams: int, max_new_tokens: int, against: dict[str, Any]
+) -> None:
     end = 3
     model = random_decoder(seed, end)
     start = torch.tensor([[1, 5], [1, 7], [1, 9]])
     image = torch.randn(3, 4, 16)  # what cross-attention looks at
     with torch.inference_mode():
-        expected = model.generate(
+        expected: Any = model.generate(
             input_ids=start,
             encoder_hidden_states=image,
             encoder_attention_mask=torch.ones(3, 4),
             num_beams=beams,
+            num_return_sequences=beams,
             max_new_tokens=max_new_tokens,
             do_sample=False,
             eos_token_id=end,
             pad_token_id=0,
+            return_dict_in_generate=True,
+            output_scores=True,
+            output_logits=True,
+            **against,
         )
-        search = BeamSearch(pictures=3, beams=beams, max_new_tokens=max_new_tokens, end=end)
+        certain = model.compute_transition_scores(
+            expected.sequences, expected.logits, expected.beam_indices, normalize_logits=True
+        )
+        options = GenerationOptions(num_beams=beams, max_new_tokens=max_new_tokens, **against)
+        search = BeamSearch(start.numpy(), options, end=end)
         sequences = start[:, None].repeat(1, beams, 1)  # [B, K, T]
         while not search.done:
             answer = model(
@@ -140,8 +164,14 @@ def test_beam_search_is_that_of_transformers(seed: int, beams: int, max_new_toke
             logits = answer.logits[:, -1].unflatten(0, (3, beams)).numpy()
             chosen, parents = (torch.from_numpy(part) for part in search.step(logits))
             sequences = torch.cat([sequences.take_along_dim(parents[..., None], 1), chosen[..., None]], 2)
-    for tokens, wanted in zip(search.best(), expected[:, 2:].tolist(), strict=True):
-        assert tokens == (wanted[: wanted.index(end)] if end in wanted else wanted)
+    found = [beam for beams in search.best() for beam in beams]
+    for beam, wanted, score, steps in zip(
+        found, expected.sequences[:, 2:].tolist(), expected.sequences_scores, certain, strict=True
+    ):
+        length = wanted.index(end) + 1 if end in wanted else len(wanted)
+        assert beam.tokens == wanted[:length]
+        assert beam.score == pytest.approx(score.item(), abs=1e-5)
+        assert beam.log_probabilities == pytest.approx(steps[:length].tolist(), abs=1e-4)
 
 
 def test_process_that_captions_never_imports_torch(int8_folder: Path) -> None:
@@ -179,7 +209,7 @@ def post_request(worker, request, environ, response):
     service = start_service(ENGINE="int8", MODEL_ID=str(int8_folder), GUNICORN_CMD_ARGS=f"--config {config}")
     service.wait_until_ready()
     answers = [service.upload(sample.read_bytes()).json()["output"] for sample in SAMPLES]
-    assert answers == [int8.caption(picture[None], GenerationOptions()).captions[0] for picture in pictures]
+    assert answers == [best_texts(int8.caption(picture[None], GenerationOptions()))[0] for picture in pictures]
     assert service.get("/readyz").json()["engine"] == "int8"
     assert service.stop() == 0
     imported = modules.read_text().split()

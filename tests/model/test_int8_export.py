@@ -81,7 +81,7 @@ def test_rows_of_zeros_do_no_harm(checkpoint: Path, tmp_path: Path) -> None:
     assert run_export(checkpoint, tmp_path / "out").returncode == 0
     engine = Int8Engine(tmp_path / "out", num_threads=1)
     picture = np.zeros((1, 3, *engine.preprocessor.size), np.float32)
-    assert engine.caption(picture, GenerationOptions(max_new_tokens=3)).captions[0]
+    assert engine.caption(picture, GenerationOptions(max_new_tokens=3)).candidates[0][0].text
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,10 @@ def test_prepacked_weights_are_made_anew_where_they_do_not_fit(int8_folder: Path
     engine = Int8Engine(folder, num_threads=1)
     picture = np.zeros((1, 3, *engine.preprocessor.size), np.float32)
     sound = Int8Engine(int8_folder, num_threads=1)
-    assert engine.caption(picture, GenerationOptions()).captions == sound.caption(picture, GenerationOptions()).captions
+    assert (
+        engine.caption(picture, GenerationOptions()).candidates
+        == sound.caption(picture, GenerationOptions()).candidates
+    )
     if damage != "read-only":
         assert [made.name for made in (folder / "prepacked").iterdir()] == [prepacked.name]
         assert (prepacked / "decoder.weights").stat().st_size > 4096

@@ -35,7 +35,8 @@ def compare(model: Path, int8: Path) -> tuple[float, list[float]]:
         pixels = engine.preprocessor(Image.open(sample).convert("RGB"))[None]
         for picture in (pixels, np.ascontiguousarray(pixels[..., ::-1])):
             expected = refer(reference, tokenizer, picture)
-            same.append(engine.caption(picture, GenerationOptions()).captions == [expected.caption])
+            [(best, *_)] = engine.caption(picture, GenerationOptions()).candidates
+            same.append(best.text == expected.caption)
             errors.append(logits_error(engine, picture, expected))
     return sum(same) / len(same), errors
 

@@ -29,6 +29,7 @@ from captioning.observe.logs import adopt_loggers, make_formatter
 from captioning.settings import Settings
 from model_loader import Captioner
 from tests.bad_servers import BadServer, answer_with
+from tests.candidates import made_up
 from tests.conftest import EMOJI_MODEL, ROOT, SAMPLES, Service, free_port
 
 PICTURE = SAMPLES[0].read_bytes()
@@ -150,7 +151,7 @@ class Breaking:
 
     def caption(self, pixel_values: Pixels, options: GenerationOptions) -> Generation:
         if not pixel_values.any():  # it is asked to show that it can still caption at all
-            return Generation([""], 0.0, 0.0, 0)
+            return Generation([made_up("")], 0.0, 0.0)
         raise ZeroDivisionError(HOSTILE)
 
 

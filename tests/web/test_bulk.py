@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 import requests
@@ -182,3 +183,49 @@ def test_two_bulk_requests_share_the_service(service: Service, image_server: str
         first, second = callers.map(lambda _: ask(service, {"imageUrls": urls}).json(), range(2))
     assert first == second
     assert len(first["outputs"]) == 24
+
+
+def send(service: Service, files: list[tuple[str, tuple[str, bytes]]], **kwargs: Any) -> requests.Response:
+    return requests.post(f"{service.url}/local-captions", files=files, timeout=120, **kwargs)
+
+
+def test_files_are_answered_in_their_order(service: Service) -> None:
+    pictures = [sample.read_bytes() for sample in SAMPLES[:3]]
+    given = [pictures[0], b"", pictures[1], b"<!doctype html>", pictures[2]]
+    answer = send(service, [("image", (f"{number}.jpg", file)) for number, file in enumerate(given)])
+    outputs = answer.json()["outputs"]
+    alone = [service.upload(picture).json() for picture in pictures]
+    assert [outputs[0], outputs[2], outputs[4]] == alone
+    assert [outputs[1]["code"], outputs[3]["code"]] == ["unsupported_image"] * 2
+    assert "is an HTML page" in outputs[3]["error"]
+
+
+def test_options_beside_files_hold_for_all_of_them(service: Service) -> None:
+    files = [("image", (sample.name, sample.read_bytes())) for sample in SAMPLES[:2]]
+    options = {"prompt": "a picture of", "maxNewTokens": "4"}
+    alone = [service.upload(sample.read_bytes(), params=options).json() for sample in SAMPLES[:2]]
+    assert send(service, files, data=options).json() == {"outputs": alone}
+    assert send(service, files, params=options).json() == {"outputs": alone}
+    lines = send(service, files, data=options, headers={"Accept": "application/x-ndjson"}).text.splitlines()
+    assert sorted(map(json.loads, lines), key=lambda line: line["index"]) == [
+        {"index": index, **answer} for index, answer in enumerate(alone)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "data", "code", "sentence"),
+    [
+        ([("file", ("a.jpg", b"a"))], {}, "missing_image", 'named "file"; name it image'),
+        ([("image", ("", b""))], {}, "missing_image", "each named image"),
+        ([("image", ("a.jpg", b"a"))], {"imageUrl": "https://example.com/a"}, "missing_image", "their URLs in JSON"),
+        ([("image", ("a.jpg", b"a"))] * 65, {}, "invalid_parameter", "more than 64 pictures"),
+        ([("image", ("a.jpg", b"a"))] * 90, {}, "invalid_request", "more than 84 parts"),
+        ([("image", ("a.jpg", b"a"))], {"numBeams": "9"}, "invalid_parameter", "numBeams"),
+    ],
+)
+def test_a_form_that_is_wrong_as_a_whole_is_refused(
+    service: Service, files: list[tuple[str, tuple[str, bytes]]], data: dict[str, str], code: str, sentence: str
+) -> None:
+    response = send(service, files, data=data)
+    assert (response.status_code, response.json()["code"]) == (400, code)
+    assert sentence in response.json()["error"]

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from onnxruntime import OrtValue
 from tokenizers import Tokenizer
 
-from captioning.model.engine import Generation, GenerationOptions, Pixels
-from captioning.model.int8.beam_search import BeamSearch
+from captioning.model.engine import Caption, Generation, GenerationOptions, Pixels
+from captioning.model.int8.beam_search import Beam, BeamSearch
+from captioning.model.int8.logits import against_repetition, log_softmax
 from captioning.model.int8.manifest import Manifest
 from captioning.model.int8.sessions import open_sessions
 from captioning.model.preprocessor import Preprocessor
@@ -59,18 +60,17 @@ class Int8Engine:
         options.check_room(prompt_tokens=prompt_tokens, positions=self.manifest.max_position_embeddings)
 
     def caption(self, pixel_values: Pixels, options: GenerationOptions) -> Generation:
-        """Caption float32 ``[B, 3, H, W]``: B captions, each with its prompt in front."""
+        """Caption float32 ``[B, 3, H, W]``: candidates for each of B pictures, the prompt in front of each."""
         prompt = self._prompt(options.prompt)
         started = time.monotonic()
         cross = self._encode(pixel_values)
         encoded = time.monotonic()
         search = self._greedy if options.num_beams == 1 else self._beams
-        captions = search(cross, np.array([prompt] * len(pixel_values), np.int64), options)
+        found = search(cross, np.array([prompt] * len(pixel_values), np.int64), options)
         return Generation(
-            [self._tokenizer.decode(prompt + tokens, skip_special_tokens=True).strip() for tokens in captions],
+            [tuple(self._caption(prompt, beam) for beam in beams) for beams in found],
             encode_s=encoded - started,
             decode_tokens_s=time.monotonic() - encoded,
-            tokens=sum(map(len, captions)),
         )
 
     def logits(self, pixel_values: Pixels, tokens: Tokens) -> NDArray[np.float32]:
@@ -100,29 +100,43 @@ class Int8Engine:
             self._encoder.run_with_iobinding(binding)
         return {name: OrtValue.ortvalue_from_numpy(array) for name, array in cross.items()}
 
-    def _greedy(self, cross: KeysValues, tokens: Tokens, options: GenerationOptions) -> list[list[int]]:
-        """Go on from prompts ``[B, T]`` with the likeliest token each time: B captions, their ends left off."""
+    def _caption(self, prompt: list[int], beam: Beam) -> Caption:
+        return Caption.of(
+            self._tokenizer.decode(prompt + beam.tokens, skip_special_tokens=True).strip(),
+            beam.log_probabilities,
+            ended=beam.tokens[-1] == self.manifest.sep_token_id,
+            score=beam.score,
+        )
+
+    def _greedy(self, cross: KeysValues, tokens: Tokens, options: GenerationOptions) -> list[list[Beam]]:
+        """Go on from prompts ``[B, T]`` with the likeliest token each time: one beam for each of B pictures."""
         end = self.manifest.sep_token_id
         captions: list[list[int]] = [[] for _ in tokens]
-        ended = np.zeros(len(tokens), np.bool_)
-        past = self._nothing_past(len(tokens))
+        log_probabilities: list[list[float]] = [[] for _ in tokens]
+        running = np.arange(len(tokens))
+        past, following = self._nothing_past(len(tokens)), tokens
         for _ in range(options.max_new_tokens):
-            answer, past = self._decode("next_token", tokens, past, cross)
-            following = answer.numpy()
-            ended |= following == end
-            if ended.all():
+            answer, past = self._decode("logits", following, past, cross)
+            logits = answer.numpy()  # [B, V]
+            chosen = against_repetition(logits, tokens, options).argmax(axis=1)
+            certainties = np.take_along_axis(log_softmax(logits), chosen[:, None], axis=1)
+            for number in running:
+                captions[number].append(int(chosen[number]))
+                log_probabilities[number].append(float(certainties[number, 0]))
+            running = running[chosen[running] != end]
+            if not running.size:
                 break
-            for number in np.flatnonzero(~ended):
-                captions[number].append(int(following[number]))
-            tokens = following[:, None]
-        return captions
+            following = chosen[:, None]
+            tokens = np.concatenate([tokens, following], axis=1)
+        return [
+            [Beam(caption, certain, sum(certain) / len(certain))]
+            for caption, certain in zip(captions, log_probabilities, strict=True)
+        ]
 
-    def _beams(self, cross: KeysValues, tokens: Tokens, options: GenerationOptions) -> list[list[int]]:
-        """Go on from prompts ``[B, T]`` by beam search: B captions, their ends left off."""
+    def _beams(self, cross: KeysValues, tokens: Tokens, options: GenerationOptions) -> list[list[Beam]]:
+        """Go on from prompts ``[B, T]`` by beam search: at most K beams for each of B pictures."""
         pictures, beams = len(tokens), options.num_beams
-        search = BeamSearch(
-            pictures=pictures, beams=beams, max_new_tokens=options.max_new_tokens, end=self.manifest.sep_token_id
-        )
+        search = BeamSearch(tokens, options, end=self.manifest.sep_token_id)
         answer, past = self._decode("logits", tokens, self._nothing_past(pictures), cross)
         # The prompt is read once for all beams of a picture.
         logits = np.repeat(answer.numpy()[:, None], beams, axis=1)  # [B, K, V]

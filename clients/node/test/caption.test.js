@@ -78,9 +78,11 @@ test("a picture's host that fails is asked again once only", async () => {
 });
 
 test("Retry-After in seconds is waited for", async () => {
-  const { baseUrl, asked } = await start(failure(429, "overloaded", { "Retry-After": "1" }), json(200, CAPTION));
-  await new CaptionClient({ baseUrl }).caption(PICTURE);
-  assert(asked[1].at - asked[0].at >= 990);
+  for (const [status, code] of /** @type {[number, string][]} */ ([[429, "overloaded"], [502, "image_fetch_failed"]])) {
+    const { baseUrl, asked } = await start(failure(status, code, { "Retry-After": "1" }), json(200, CAPTION));
+    await new CaptionClient({ baseUrl }).caption(PICTURE);
+    assert(asked[1].at - asked[0].at >= 990);
+  }
 });
 
 test("Retry-After as a date is waited for, by the clock of whoever answers", async () => {
