@@ -2,7 +2,8 @@
 
 | limit | counts | who finds it full |
 |---|---|---|
-| `requests` | captions under way | is refused at once: a queue that nobody sees helps nobody |
+| `requests` | requests under way, and further pictures of bulk requests | is refused at once: it may come again |
+| `urls` | those of them that bring URLs, whose servers may be slow: a quarter is left to uploads | is refused at once |
 | `bodies` | bytes of request bodies, and of what is parsed from them | waits in line until the deadline |
 | `downloads` | downloads under way | waits in line until the deadline |
 | `pictures` | bytes of encoded pictures from downloads and data: URLs | waits in line until the deadline |
@@ -227,6 +228,7 @@ class Limits:
     """All limits of one process; the module's own text says what each counts."""
 
     requests: Permits
+    urls: Permits
     bodies: ByteBudget
     downloads: Slots
     pictures: ByteBudget
@@ -237,6 +239,7 @@ class Limits:
         """Make the limits that the settings ask for."""
         return cls(
             requests=Permits(settings.max_concurrent_requests),
+            urls=Permits(settings.max_concurrent_downloads),
             # A data: URL in JSON stands in memory five times while it is read: see captioning.web.caption_request.
             bodies=ByteBudget(2 * settings.max_body_bytes, largest=5 * settings.max_body_bytes, free=_URL_BODY_BYTES),
             downloads=Slots(settings.max_concurrent_downloads),

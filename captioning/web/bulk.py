@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import TypeVar
 
 from captioning.errors import Overloaded
-from captioning.limits import Permits
 
 Source = TypeVar("Source")
 Result = TypeVar("Result")
 
 
 def each_as_admitted(
-    sources: Sequence[Source], work: Callable[[Source], Result], *, permits: Permits, at_once: int
+    sources: Sequence[Source],
+    work: Callable[[Source], Result],
+    *,
+    permit: Callable[[], AbstractContextManager[None]],
+    at_once: int,
 ) -> Generator[tuple[int, Future[Result]]]:
     """Yield each source's index with its finished future, as soon as it is done.
 
-    Every source in the works has a permit. The caller holds one, so that a request that was let in always gets on;
-    up to ``at_once - 1`` more are taken while they are free, and given back as soon as nothing waits for them.
+    Every source in the works has a permit; ``permit`` takes one, or raises Overloaded. The caller holds one, so that a
+    request that was let in always gets on; up to ``at_once - 1`` more are taken while they are free, and given back as
+    soon as nothing waits for them.
     Closing the generator starts no more sources and waits for those that run.
     """
     waiting = deque(enumerate(sources))
@@ -31,10 +35,12 @@ def each_as_admitted(
         while waiting or running:
             while waiting and len(running) < at_once:
                 if len(running) > len(extra):
-                    permit = _another(permits)
-                    if permit is None:
+                    another = ExitStack()
+                    try:
+                        another.enter_context(permit())
+                    except Overloaded:
                         break
-                    extra.append(everything.enter_context(permit))
+                    extra.append(everything.enter_context(another))
                 index, source = waiting.popleft()
                 running[pool.submit(work, source)] = index
             done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -43,12 +49,3 @@ def each_as_admitted(
                 if extra and not waiting:
                     extra.pop().close()
                 yield index, future
-
-
-def _another(permits: Permits) -> ExitStack | None:
-    permit = ExitStack()
-    try:
-        permit.enter_context(permits.permit(lambda: 0.0))
-    except Overloaded:
-        return None
-    return permit

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from flask import Blueprint, Response, g, jsonify, request
 
 from captioning.deadline import Deadline
 from captioning.lifecycle import Lifecycle
-from captioning.limits import ByteHold, Limits
+from captioning.limits import ByteHold, Limits, Permits
 from captioning.model.batcher import Batcher
 from captioning.model.engine import Candidates, GenerationOptions
 from captioning.pipeline import EncodedPicture, Pipeline
@@ -80,7 +80,7 @@ def caption_routes(
         with limits.bodies.hold() as hold:
             with g.trace.stage("receive"):
                 source, asked = receive(deadline, hold)
-            with g.permits.permit(batcher.expected_wait_s):
+            with url_permit(g.permits) if isinstance(source, str) else g.permits.permit(batcher.expected_wait_s):
                 candidates = caption(source, asked.options, deadline, g.trace)
         return jsonify(answer(candidates, asked).shown())
 
@@ -102,7 +102,9 @@ def caption_routes(
                     picture = EncodedPicture(source, hold)
                     return answer(caption(picture, asked.options, patience, Trace()), asked)
 
-            done = each_as_admitted(asked.sources, caption_one, permits=g.permits, at_once=settings.bulk_at_once)
+            done = each_as_admitted(
+                asked.sources, caption_one, permit=partial(url_permit, g.permits), at_once=settings.bulk_at_once
+            )
             held.enter_context(closing(done))
             answers = map(partial(_answer, request_id=g.request_id), done)
             if "application/x-ndjson" in request.accept_mimetypes.values():
@@ -112,6 +114,11 @@ def caption_routes(
             outputs = dict(answers)
         in_order = CaptionsAnswer(outputs=[outputs[index] for index in range(len(outputs))])
         return jsonify(in_order.shown())
+
+    @contextmanager
+    def url_permit(permits: Permits) -> Iterator[None]:
+        with limits.urls.permit(batcher.expected_wait_s), permits.permit(batcher.expected_wait_s):
+            yield
 
     def receive(deadline: Deadline, hold: ByteHold) -> tuple[str | EncodedPicture, CaptionRequest]:
         body = read_body(request, max_bytes=settings.max_body_bytes, deadline=deadline, hold=hold)

@@ -253,6 +253,7 @@ def test_gauges_tell_what_is_held_and_who_waits() -> None:
     metrics = Metrics()
     limits = Limits(
         requests=Permits(5),
+        urls=Permits(4),
         bodies=ByteBudget(1000, largest=1000),
         downloads=Slots(1),
         pictures=ByteBudget(100, largest=50),

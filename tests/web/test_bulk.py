@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ Start = Callable[..., Service]
 
 
 def test_every_source_is_yielded_once_with_its_place() -> None:
-    done = dict(each_as_admitted("abcdefg", str.upper, permits=Permits(3), at_once=8))
+    done = dict(each_as_admitted("abcdefg", str.upper, permit=partial(Permits(3).permit, float), at_once=8))
     assert {index: future.result() for index, future in done.items()} == dict(enumerate("ABCDEFG"))
 
 
@@ -45,14 +46,14 @@ def test_no_more_are_in_the_works_than_have_permits() -> None:
             running -= 1
 
     with permits.permit(lambda: 0.0):
-        assert len(list(each_as_admitted(range(12), work, permits=permits, at_once=8))) == 12
+        assert len(list(each_as_admitted(range(12), work, permit=partial(permits.permit, float), at_once=8))) == 12
     assert most == 3
 
 
 def test_without_a_free_permit_it_goes_on_with_the_caller_s_own() -> None:
     permits = Permits(1)
     with permits.permit(lambda: 0.0):
-        done = list(each_as_admitted(range(5), lambda number: number, permits=permits, at_once=4))
+        done = list(each_as_admitted(range(5), lambda number: number, permit=partial(permits.permit, float), at_once=4))
     assert [index for index, _ in done] == [0, 1, 2, 3, 4]
 
 
@@ -60,7 +61,7 @@ def test_permits_are_given_back_when_it_is_closed_early() -> None:
     permits = Permits(4)
     started: list[int] = []
     with permits.permit(lambda: 0.0):
-        captions = each_as_admitted(range(50), started.append, permits=permits, at_once=4)
+        captions = each_as_admitted(range(50), started.append, permit=partial(permits.permit, float), at_once=4)
         next(captions)
         captions.close()
         assert len(started) < 10
@@ -77,7 +78,7 @@ def test_a_failure_is_its_own_source_s_alone() -> None:
             raise CorruptImage
         return number
 
-    done = dict(each_as_admitted(range(4), work, permits=Permits(8), at_once=2))
+    done = dict(each_as_admitted(range(4), work, permit=partial(Permits(8).permit, float), at_once=2))
     assert isinstance(done.pop(2).exception(), CorruptImage)
     assert [done[index].result() for index in (0, 1, 3)] == [0, 1, 3]
 
