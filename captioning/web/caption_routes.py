@@ -70,6 +70,8 @@ def caption_routes(
     @routes.before_request
     def check_head() -> None:
         """Refuse what the head is enough for; a server may ask this before it collects the body."""
+        if request.method == "OPTIONS":
+            return  # a browser asks this way whether it may ask, and sends no key yet (Fetch standard, CORS preflight)
         g.permits = api_keys.check(request)
         lifecycle.check(arrived_at=request.environ.get(ARRIVED_AT, math.inf))
 
