@@ -10,7 +10,7 @@ import re
 
 from PIL import Image, ImageFile
 
-from captioning.pictures.scan import MISSING_SHARE
+from captioning.pictures.scan.limits import MISSING_SHARE
 
 _RUNS = re.compile(rb"(?:[^\0].)*", re.DOTALL)
 _HIGH_HALVES = bytes(byte >> 4 for byte in range(256))

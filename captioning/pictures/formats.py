@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from captioning.pictures import scan
+from captioning.pictures.scan import avif, bmp, gif, jpeg, png, tiff, webp
 
 
 class Format(NamedTuple):
@@ -37,7 +37,7 @@ FORMATS = (
         "JpegImagePlugin.JpegImageFile",
         (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
         re.compile(rb"\xff\xd8\xff"),
-        scan.jpeg,
+        jpeg.essential,
     ),
     Format(
         "PNG",
@@ -45,7 +45,7 @@ FORMATS = (
         "PngImagePlugin.PngImageFile",
         (".png", ".apng"),
         re.compile(rb"\x89PNG\r\n\x1a\n"),
-        scan.png,
+        png.essential,
     ),
     Format(
         "WebP",
@@ -53,7 +53,7 @@ FORMATS = (
         "WebPImagePlugin.WebPImageFile",
         (".webp",),
         re.compile(rb"RIFF.{4}WEBPVP8[ XL]", re.DOTALL),
-        scan.webp,
+        webp.essential,
     ),
     Format(
         "GIF",
@@ -61,7 +61,7 @@ FORMATS = (
         "GifImagePlugin.GifImageFile",
         (".gif",),
         re.compile(rb"GIF8[79]a"),
-        scan.gif,
+        gif.essential,
     ),
     Format(
         "BMP",
@@ -69,7 +69,7 @@ FORMATS = (
         "BmpImagePlugin.BmpImageFile",
         (".bmp", ".dib"),
         re.compile(rb"BM"),
-        scan.bmp,
+        bmp.essential,
     ),
     Format(
         "TIFF",
@@ -77,7 +77,7 @@ FORMATS = (
         "TiffImagePlugin.TiffImageFile",
         (".tif", ".tiff"),
         re.compile(rb"II(?:[*+]\0|\0\*)|MM(?:\0[*+]|\*\0)"),
-        scan.tiff,
+        tiff.essential,
     ),
     Format(
         "AVIF",
@@ -86,7 +86,7 @@ FORMATS = (
         (".avif",),
         # Whatever the first brand is, libavif wants one of these beside it.
         re.compile(rb".{4}ftyp(?:avi[fs]|.{8}(?:.{4}){,16}?avi[fs])", re.DOTALL),
-        scan.avif,
+        avif.essential,
     ),
 )
 ENDINGS = tuple(ending for row in FORMATS for ending in row.endings)

@@ -11,7 +11,7 @@ import pytest
 
 from captioning.errors import CaptioningError, CorruptImage
 from captioning.pictures.decoder import decode_image, open_image
-from captioning.pictures.scan import MAX_PARTS
+from captioning.pictures.scan.limits import MAX_PARTS
 from tests.peak_memory import peak_memory
 from tests.sample_pictures import SAMPLES, encoded, exif, png, png_chunk, quadrants, rle_bmp, tiff
 

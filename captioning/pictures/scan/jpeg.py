@@ -1,0 +1,89 @@
+"""A JPEG: see `captioning.pictures.scan`.
+
+Source: ITU T.81, annex B; JFIF 1.02; Adobe's technical note 5116.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+
+from captioning.errors import CorruptImage
+from captioning.pictures.orientation import exif_block, exif_orientation, xmp_orientation
+from captioning.pictures.scan.limits import MAX_PARTS
+
+MAX_SCANS = 100
+"""Of a JPEG: each is a pass over the whole picture, for as little as 100 bytes; encoders make 3 to 20."""
+
+
+# Fill bytes, stuffed samples, restart markers and TEM are no segments.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+_SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
+# Frames, tables, restart interval, arithmetic conditioning.
+_JPEG_PIXELS = {*range(0xC0, 0xD0), 0xDB, 0xDD} - {0xC8}
+# What says how colours are coded: JFIF and Adobe.
+_JPEG_COLOURS = {0xE0: b"JFIF\0", 0xEE: b"Adobe"}
+
+
+def essential(data: bytes, filler: bytes) -> bytes:
+    """Keep the first picture's tables and scans, JFIF, Adobe's colour transform and the orientation.
+
+    Raises CorruptImage for more than MAX_SCANS scans.
+    """
+    colours: dict[int, bytes] = {}
+    orientations: dict[bytes, int | None] = {}
+    kept: list[bytes] = []
+    scans: list[bytes] = []
+    at, code = 2, 0
+    for _ in range(MAX_PARTS):
+        marker = _JPEG_MARKER.search(data, at)
+        if marker is None:
+            break
+        start, code = marker.start(), data[marker.end() - 1]
+        if code == _EOI:
+            break
+        body = start + 4
+        at = start + 2 + int.from_bytes(data[start + 2 : body])
+        if code == _SOS:
+            scans.append(data[body:at])
+            following = _JPEG_MARKER.search(data, at)
+            at = following.start() if following else len(data)
+        if code == _SOS or code in _JPEG_PIXELS:
+            kept.append(data[start:at])
+        elif code in _JPEG_COLOURS and data.startswith(_JPEG_COLOURS[code], body):
+            colours[code] = data[start:at]
+        elif code == _APP1:
+            for prefix, read in _JPEG_ORIENTATIONS.items():
+                if prefix not in orientations and data.startswith(prefix, body):
+                    orientations[prefix] = read(data[body + len(prefix) : at])
+    if len(scans) > MAX_SCANS:
+        raise CorruptImage(detail=f"a JPEG of more than {MAX_SCANS} scans")
+    if orientation := next(filter(None, map(orientations.get, _JPEG_ORIENTATIONS)), None):
+        block = b"Exif\0\0" + exif_block(orientation)
+        kept.insert(0, struct.pack(">BBH", 0xFF, _APP1, 2 + len(block)) + block)
+    if code != _EOI and kept:
+        # Zeros are what is left of a download whose room was made in advance.
+        kept[-1] = kept[-1].rstrip(b"\0")
+    if code == _EOI:
+        kept.append(b"\xff\xd9")
+    elif filler and _has_all_scans(scans):
+        # libjpeg takes the rest for grey; or it is made of what is no sensible samples.
+        kept.append((_NOISE if filler != b"\0" else b"") + b"\xff\xd9")
+    return b"".join([b"\xff\xd8", *colours.values(), *kept])
+
+
+_JPEG_ORIENTATIONS = {b"Exif\0\0": exif_orientation, b"http://ns.adobe.com/xap/1.0/\0": xmp_orientation}
+_NOISE = bytes(range(1, 255)) * 4
+
+
+def _has_all_scans(scans: list[bytes]) -> bool:
+    """Tell whether each component has all 64 coefficients to their last bit in one of the scans, or in the last one."""
+    exact: set[tuple[int, int]] = set()
+    components: set[int] = set()
+    for scan in scans:
+        count = scan[0] if scan else 0
+        named, parameters = scan[1 : 1 + 2 * count : 2], scan[1 + 2 * count : 4 + 2 * count]
+        components |= set(named)
+        if len(parameters) == 3 and parameters[2] & 15 == 0:
+            exact |= {(name, index) for name in named for index in range(parameters[0], parameters[1] % 64 + 1)}
+    return 0 < 64 * len(components) == len(exact)

@@ -1,0 +1,75 @@
+"""A PNG: see `captioning.pictures.scan`.
+
+Source: PNG, third edition.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+from captioning.pictures.orientation import exif_block, exif_orientation, xmp_orientation
+from captioning.pictures.scan.limits import MAX_PARTS
+
+_MAX_TEXT_BYTES = 2**20
+
+
+def essential(data: bytes, filler: bytes) -> bytes:
+    """Keep IHDR, PLTE, tRNS, IDAT and the orientation.
+
+    The checksum of IDAT does not count, nor do those of chunks that are left out. A tRNS whose own is wrong is left out
+    as well, as libpng does; Pillow refuses IHDR and PLTE.
+    """
+    kept: dict[bytes, bytes] = {}
+    pixels: list[bytes] = []
+    orientations: dict[bytes, int | None] = {}
+    at = 8
+    for _ in range(MAX_PARTS):
+        length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        start, end = at + 8, at + 8 + length
+        if kind == b"IDAT":
+            pixels.append(data[start:end])
+        elif kind in (b"IHDR", b"PLTE") or (
+            kind == b"tRNS" and not pixels and length >= _TRNS_BYTES.get(data[25:26], 1) and _is_intact(data, at, end)
+        ):
+            kept.setdefault(kind, data[at : end + 4])
+        elif kind == b"eXIf" and kind not in orientations and _is_intact(data, at, end):
+            orientations[kind] = exif_orientation(data[start:end])
+        elif kind in (b"tEXt", b"zTXt", b"iTXt"):
+            keyword = data[start : min(end, start + 80)].partition(b"\0")[0]
+            if keyword in _PNG_TEXTS and keyword not in orientations and _is_intact(data, at, end):
+                orientations[keyword] = _text_orientation(kind, data[start + len(keyword) + 1 : end])
+        elif kind in (b"", b"IEND"):
+            break
+        at = end + 4
+    if orientation := next(filter(None, map(orientations.get, (b"eXIf", *_PNG_TEXTS))), None):
+        kept[b"eXIf"] = _png_chunk(b"eXIf", exif_block(orientation))
+    if pixels:
+        kept[b"IDAT"] = _png_chunk(b"IDAT", b"".join(pixels))
+    return b"".join([data[:8], *kept.values(), _png_chunk(b"IEND", b"")])
+
+
+# What programs wrote before eXIf was a chunk, the most binding first.
+_PNG_TEXTS = (b"Raw profile type exif", b"XML:com.adobe.xmp")
+# By colour type: grey, colour.
+_TRNS_BYTES = {b"\0": 2, b"\2": 6}
+
+
+def _is_intact(data: bytes, at: int, end: int) -> bool:
+    return data[end : end + 4] == zlib.crc32(data[at + 4 : end]).to_bytes(4)
+
+
+def _png_chunk(kind: bytes, body: bytes) -> bytes:
+    return b"".join([struct.pack(">I4s", len(body), kind), body, struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))])
+
+
+def _text_orientation(kind: bytes, text: bytes) -> int | None:
+    """Return what a chunk of text says, which starts behind its keyword."""
+    packed = kind == b"zTXt" or (kind == b"iTXt" and text[:1] == b"\1")
+    text = {b"tEXt": text, b"zTXt": text[1:], b"iTXt": text[2:].split(b"\0", 2)[-1]}[kind]
+    try:
+        text = zlib.decompressobj().decompress(text, _MAX_TEXT_BYTES) if packed else text
+        # ImageMagick's form: a name, a length, and the block in hexadecimal.
+        return xmp_orientation(text) or exif_orientation(bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode()))
+    except (zlib.error, ValueError):
+        return None

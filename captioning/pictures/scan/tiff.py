@@ -1,0 +1,66 @@
+"""A TIFF: see `captioning.pictures.scan`.
+
+Source: TIFF 6.0; BigTIFF.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from captioning.errors import CorruptImage
+from captioning.pictures.scan.limits import MAX_PARTS, MISSING_SHARE
+
+# struct's codes of the types of numbers, and each type's bytes.
+_TIFF_CODES = {1: "B", 3: "H", 4: "I", 16: "Q"}
+_TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8, 17: 8}
+_TIFF_STRIPS, _TIFF_TILES = (273, 279), (324, 325)
+_TIFF_PIXELS = {
+    *(256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320),
+    *(322, 323, 324, 325, 332, 338, 339, 347, 529, 530, 531, 532),
+}  # fmt: skip
+"""Size, depth, coding, colours, strips, tiles, orientation."""
+
+
+def essential(data: bytes, filler: bytes) -> bytes:
+    """Keep the first directory's tags about pixels, by a directory of these alone behind the data.
+
+    Raises CorruptImage where a tag has more than MAX_PARTS values, as a list of strips may.
+    """
+    order = "<" if data[:2] == b"II" else ">"
+    big = 43 in data[2:4]
+    counted, entry, offset = ("Q", order + "HHQ8s", "Q") if big else ("H", order + "HHI4s", "I")
+    place = 8 if big else 4
+    if len(data) < 16:
+        return data
+    at = struct.unpack_from(order + offset, data, place)[0]
+    start = at + struct.calcsize(counted)
+    count = struct.unpack(order + counted, data[at:start])[0] if start <= len(data) else 0
+    step = struct.calcsize(entry)
+    listed = data[start : start + step * min(count, MAX_PARTS)]
+    entries = {
+        tag: (kind, number, value)
+        for tag, kind, number, value in struct.iter_unpack(entry, listed[: len(listed) // step * step])
+        if tag in _TIFF_PIXELS and kind in _TIFF_BYTES
+    }
+    if any(number > MAX_PARTS for _, number, _ in entries.values()):
+        raise CorruptImage(detail=f"a TIFF with more than {MAX_PARTS} values in a tag")
+
+    def numbers(tag: int) -> tuple[int, ...]:
+        kind, number, value = entries.get(tag, (3, 0, b""))
+        size = number * _TIFF_BYTES[kind]
+        if size > len(value):
+            begin = struct.unpack(order + offset, value)[0]
+            value = data[begin : begin + size]
+        code = _TIFF_CODES.get(kind)
+        return struct.unpack(f"{order}{number}{code}", value[:size]) if code and len(value) >= size else ()
+
+    ends = [sum(piece) for tags in (_TIFF_STRIPS, _TIFF_TILES) for piece in zip(*map(numbers, tags), strict=False)]
+    missing = max(ends, default=0) - len(data)
+    # The directory's own place is even.
+    end = bytes(missing if 0 < missing <= len(data) // MISSING_SHARE else 0)
+    end += bytes((len(data) + len(end)) % 2)
+    directory = [struct.pack(order + counted, len(entries))]
+    directory += [struct.pack(entry, tag, *entries[tag]) for tag in sorted(entries)]
+    pointer = struct.pack(order + offset, len(data) + len(end))
+    head = data[:place] + pointer
+    return b"".join([head, data[len(head) :], end, *directory, bytes(8)])

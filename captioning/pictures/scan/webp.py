@@ -1,0 +1,50 @@
+"""A WebP: see `captioning.pictures.scan`.
+
+Source: RFC 9649.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from captioning.pictures.orientation import exif_block, exif_orientation, xmp_orientation
+from captioning.pictures.scan.limits import MAX_PARTS, MISSING_SHARE
+
+
+def essential(data: bytes, filler: bytes) -> bytes:
+    """Keep the picture or the first frame, the canvas and the orientation."""
+    kept: dict[bytes, bytes] = {}
+    orientations: dict[bytes, int | None] = {}
+    at = 12
+    for _ in range(MAX_PARTS):
+        kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        body = data[at + 8 : at + 8 + size]
+        if kind in _WEBP_PIXELS:
+            if kind != b"VP8X" and 0 < size - len(body) <= size // MISSING_SHARE:
+                # More than is missing: what stands in for it may be read faster.
+                body += filler * (size // MISSING_SHARE)
+            kept.setdefault(kind, _riff_chunk(kind, body, max(size, len(body))))
+        elif kind in _WEBP_ORIENTATIONS:
+            orientations.setdefault(kind, _WEBP_ORIENTATIONS[kind](body))
+        elif not kind:
+            break
+        at += 8 + size + size % 2
+    if b"VP8X" in kept:
+        orientation = next(filter(None, map(orientations.get, _WEBP_ORIENTATIONS)), None)
+        flags = kept[b"VP8X"][8] & _WEBP_FLAGS | (_EXIF_FLAG if orientation else 0)
+        kept[b"VP8X"] = kept[b"VP8X"][:8] + bytes([flags]) + kept[b"VP8X"][9:]
+        if orientation:
+            kept[b"EXIF"] = _riff_chunk(b"EXIF", exif_block(orientation))
+    chunks = b"".join(kept.values())
+    return b"".join([b"RIFF", struct.pack("<I", 4 + len(chunks)), b"WEBP", chunks])
+
+
+_WEBP_PIXELS = (b"VP8X", b"ANIM", b"ANMF", b"ALPH", b"VP8 ", b"VP8L")
+_WEBP_ORIENTATIONS = {b"EXIF": exif_orientation, b"XMP ": xmp_orientation}
+# Animation and alpha.
+_WEBP_FLAGS, _EXIF_FLAG = 0x12, 0x08
+
+
+def _riff_chunk(kind: bytes, body: bytes, size: int | None = None) -> bytes:
+    size = len(body) if size is None else size
+    return b"".join([kind, struct.pack("<I", size), body, b"\0" * (size % 2)])
