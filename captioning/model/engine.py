@@ -47,7 +47,7 @@ class GenerationOptions:
         raise InvalidParameter(f"maxNewTokens: this model has room for at most {room}.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Caption:
     """A caption, its prompt in front, and how sure the model was of it.
 
