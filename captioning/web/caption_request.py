@@ -179,7 +179,7 @@ def parsing_memory(request: Request, body: bytes) -> int:
     if request.is_json:
         # A data: URL is copied as bytes, and once more without white space; its picture is three quarters as long.
         return json_memory(body) + 3 * len(body)
-    return form_memory(body, request.mimetype) if request.mimetype in FORM_TYPES else 0
+    return form_memory(request, body) if request.mimetype in FORM_TYPES else 0
 
 
 def _refuse_codings(request: Request) -> None:

@@ -13,7 +13,8 @@ from urllib.parse import unquote_to_bytes
 
 from captioning.errors import InvalidImageUrl
 
-_PIECE = 65_536
+_PIECE = 8_192
+_MAX_WIDE_CHARACTERS = 65_536
 _BASE64_MARK = re.compile(rb"; *base64 *\Z", re.IGNORECASE)
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*+(={0,2})")
 
@@ -27,8 +28,10 @@ def decode_data_url(url: str) -> bytes:
     """Return the bytes that a data: URL holds.
 
     Raises:
-        InvalidImageUrl: it has no comma, or its base64 is broken.
+        InvalidImageUrl: it has no comma, its base64 is broken, or it is a long text that is not ASCII.
     """
+    if len(url) > _MAX_WIDE_CHARACTERS and not url.isascii():  # which would take four bytes a character, twice
+        raise InvalidImageUrl("The data: URL holds characters that are not ASCII; use base64.")
     content = _without(b"\t\n\r", url.encode()).partition(b"#")[0]  # as the URL Standard's parser does
     comma = content.find(b",")
     if comma < 0:

@@ -6,6 +6,8 @@ multipart's push parser is used because it bounds what Werkzeug does not: a part
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
@@ -50,7 +52,7 @@ def parse_form(request: Request, body: bytes, *, max_images: int = 1) -> Form:
     form = Form()
     max_fields = _MAX_FIELDS + max_images
     if request.mimetype == "multipart/form-data":
-        for part, content in _parts(body, request.mimetype_params.get("boundary", ""), max_fields):
+        for part, content in _parts(body, _boundary(request), max_fields):
             if part.name == "image" and (content or part.filename):
                 form.images.append(_transferred(part, content))
             elif content and part.filename is not None:
@@ -66,33 +68,39 @@ def parse_form(request: Request, body: bytes, *, max_images: int = 1) -> Form:
     return form
 
 
-def form_memory(body: bytes, mimetype: str) -> int:
-    """Return how many bytes `parse_form` takes at most beside the body."""
-    # A field is collected as bytes, and a text decoded from them. In a pair, "+" and escapes are undone before that.
-    return len(body) * (2 if mimetype == "multipart/form-data" else 4)
+def form_memory(request: Request, body: bytes) -> int:
+    """Return how many bytes reading the form takes at most beside the body, the picture in a data: URL included."""
+    if request.mimetype != "multipart/form-data":
+        return 4 * len(body)  # "+" and escapes are undone, the text is decoded, the data: URL in it encoded
+    taken = copies = 0
+    with suppress(MultipartError):  # parsing it will end at the same place
+        for event in _events(body, _boundary(request), max_parts=len(body)):
+            if isinstance(event, MultipartSegment):
+                # A file is copied once. A text is collected, decoded, and may be a data: URL, which is encoded anew.
+                is_file = event.name == "image" or event.filename is not None
+                copies = 1 if is_file and not _is_base64(event) else 3
+            elif event:
+                taken += copies * len(event)
+    return taken * 9 // 8  # a buffer that grows is up to an eighth larger than what is in it
+
+
+def _boundary(request: Request) -> str:
+    if boundary := request.mimetype_params.get("boundary"):
+        return boundary
+    raise InvalidRequest(
+        "The Content-Type multipart/form-data has no boundary; let the client write that header itself, "
+        "as curl -F and FormData do."
+    )
 
 
 def _parts(body: bytes, boundary: str, max_parts: int) -> list[tuple[MultipartSegment, bytes]]:
-    if not boundary:
-        raise InvalidRequest(
-            "The Content-Type multipart/form-data has no boundary; let the client write that header itself, "
-            "as curl -F and FormData do."
-        )
     parts: list[tuple[MultipartSegment, io.BytesIO]] = []
     try:
-        with PushMultipartParser(
-            boundary,
-            max_header_size=_MAX_HEADER_BYTES,
-            max_header_count=_MAX_HEADERS,
-            max_segment_count=max_parts,
-            header_charset="latin-1",  # in which every byte is a character: a file's name may be in any charset
-        ) as parser:
-            for start in range(0, len(body), _PIECE):
-                for event in parser.parse(body[start : start + _PIECE]):
-                    if isinstance(event, MultipartSegment):
-                        parts.append((event, io.BytesIO()))
-                    elif event:
-                        parts[-1][1].write(event)
+        for event in _events(body, boundary, max_parts):
+            if isinstance(event, MultipartSegment):
+                parts.append((event, io.BytesIO()))
+            elif event:
+                parts[-1][1].write(event)
     except ParserLimitReached as error:
         raise InvalidRequest(
             f"The form has more than {max_parts} parts, or a part with more than {_MAX_HEADERS} header lines "
@@ -102,6 +110,18 @@ def _parts(body: bytes, boundary: str, max_parts: int) -> list[tuple[MultipartSe
     except MultipartError as error:
         raise InvalidRequest(_what_is_wrong(body, boundary), detail=str(error)) from error
     return [(part, content.getvalue()) for part, content in parts]
+
+
+def _events(body: bytes, boundary: str, max_parts: int) -> Iterator[MultipartSegment | bytes | bytearray | None]:
+    with PushMultipartParser(
+        boundary,
+        max_header_size=_MAX_HEADER_BYTES,
+        max_header_count=_MAX_HEADERS,
+        max_segment_count=max_parts,
+        header_charset="latin-1",  # in which every byte is a character: a file's name may be in any charset
+    ) as parser:
+        for start in range(0, len(body), _PIECE):
+            yield from parser.parse(body[start : start + _PIECE])
 
 
 def _what_is_wrong(body: bytes, boundary: str) -> str:
@@ -129,9 +149,13 @@ def _unescaped(text: bytes) -> bytes:
     return percent_decode(head.replace(b"+", b" ") + comma + base64)
 
 
+def _is_base64(part: MultipartSegment) -> bool:
+    return str(part.header("Content-Transfer-Encoding", "")).strip().lower() == "base64"
+
+
 def _transferred(part: MultipartSegment, content: bytes) -> bytes:
     """Undo the one coding of RFC 2045 that old clients still use, where the content is what the label says."""
-    if part.header("Content-Transfer-Encoding", "").strip().lower() != "base64":
+    if not _is_base64(part):
         return content
     try:
         return decode_base64(content)

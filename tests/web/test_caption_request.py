@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from captioning.errors import (
     UnsupportedImage,
 )
 from captioning.model.engine import GenerationOptions
-from captioning.web.caption_request import CaptionRequest, parse_caption_request, parse_captions_request
+from captioning.web.caption_request import CaptionRequest, parse_caption_request, parse_captions_request, parsing_memory
 from tests.conftest import SAMPLES
 from tests.web.requests_of import multipart, request_of
 
@@ -213,3 +215,26 @@ def test_every_form_s_picture_is_held_against_the_limit() -> None:
             multipart(("Content-Disposition: form-data; name=image", large)))  # fmt: skip
     data_url = "data:;base64," + base64.b64encode(large).decode()
     refusal(ImageTooLarge, "application/json", json.dumps({"imageUrl": data_url}).encode())
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("application/json", b'{"imageUrl": "data:image/png;base64,%s", "prompt": "\xc3\xb6"}' % (b"AAAA" * 2_000_000)),
+        ("application/json", b'{"imageUrl": "data:;base64,%s"}' % (b"AAAA\\n" * 1_500_000)),
+        ("application/json", b'{"imageUrl": "data:;base64,%s"}' % (b"%41AAA" * 200_000)),
+        ("application/json", b'{"imageUrl": "data:,\xf0\x9f\x98\x80%s"}' % (b"A" * 8_000_000)),
+        ("multipart/form-data; boundary=x",
+         multipart(("Content-Disposition: form-data; name=imageUrl", b"data:;base64," + b"AAAA" * 2_000_000))),
+        ("application/x-www-form-urlencoded", b"imageUrl=data:;base64," + b"AAA%2b" * 200_000),
+    ],
+    ids=["base64", "in lines", "escapes", "an emoji", "a form's field", "an escaped field"],
+)  # fmt: skip
+def test_the_picture_in_a_body_is_charged_with_what_reading_it_takes(content_type: str, body: bytes) -> None:
+    request = request_of(content_type)
+    tracemalloc.start()
+    with suppress(InvalidImageUrl):
+        parse_caption_request(request, body, DEFAULTS, max_image_bytes=10**8)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak <= parsing_memory(request, body) + 1_000_000

@@ -90,7 +90,7 @@ def test_valid_base64_of_every_length_comes_back() -> None:
 
 def test_escapes_that_a_piece_s_end_would_cut_are_undone_too() -> None:
     chance = random.Random(0)
-    for length in (0, 1, 65_534, 65_535, 65_536, 65_537, 131_073):
+    for length in (0, 1, 8_190, 8_191, 8_192, 8_193, 16_385):
         for _ in range(20):
             data = bytes(chance.choices(b"%4a", k=length))
             assert percent_decode(data) == unquote_to_bytes(data)
