@@ -76,7 +76,7 @@ def create_app(
         )
     )
     app.register_blueprint(page_routes(settings))
-    app.cli.add_command(caption_command(settings, load_engine))
+    app.cli.add_command(caption_command(settings, load_engine, name_and_revision))
     return app
 
 

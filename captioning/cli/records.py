@@ -1,16 +1,22 @@
-"""A line for each picture, captioned or failed, in three forms; and which pictures a file of lines already has."""
+"""What is written of each picture, in three forms, and read back from a file of an earlier run."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import os
 import unicodedata
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from captioning.errors import CaptioningError
+
+MadeWith = Mapping[str, object]
+"""What captions depend on: the model, its revision, the engine and the options."""
+
+# A name that is not UTF-8 is written byte for byte, as it stands on the disk.
+ENCODING, ERRORS = "utf-8", "surrogateescape"
 
 
 @dataclass(frozen=True)
@@ -21,26 +27,40 @@ class Outcome:
     result: str | CaptioningError
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A record of an earlier run: which source it has a caption for, if any, and what made it, if it says so."""
+
+    source: str | None
+    made_with: MadeWith | None = None
+
+
 class Form(Protocol):
-    """A way to write outcomes: each is one whole line, whatever characters a file's name has."""
+    """A way to write outcomes: each is one whole record, whatever characters a file's name has."""
 
     header: str
 
+    def spell(self, source: str) -> str:
+        """Return how the records name a source."""
+
     def write(self, outcome: Outcome) -> str:
-        """Return the line of an outcome with its end, or nothing where the form has no place for errors."""
+        """Return the record with its end, or nothing where the form has no place for errors."""
 
-    def captioned(self, line: str) -> str | None:
-        """Return the source of a line, as `visible` spells it, or none for the line of an error.
+    def read(self, lines: Iterator[str]) -> Iterator[Kept]:
+        """Yield the records that whole lines hold; the last one may be cut short, and is left out then.
 
-        Raises:
-            ValueError: it is no line of this form.
+        Raises ValueError for what is no record of this form.
         """
 
 
 class Plain:
-    """Lines of ``source<TAB>caption``; errors have none."""
+    """``source<TAB>caption``, and no errors."""
 
     header = ""
+
+    def spell(self, source: str) -> str:
+        """Return the source without what would break a line."""
+        return visible(source)
 
     def write(self, outcome: Outcome) -> str:
         """Return the line of a caption."""
@@ -48,49 +68,70 @@ class Plain:
             return ""
         return f"{visible(outcome.source)}\t{visible(outcome.result)}\n"
 
-    def captioned(self, line: str) -> str:
-        """Return the source of a line."""
-        source, _ = line.split("\t")
-        return source
+    def read(self, lines: Iterator[str]) -> Iterator[Kept]:
+        """Yield what each line holds."""
+        for line in lines:
+            source, _ = line.split("\t")
+            yield Kept(source)
 
 
 class Csv:
-    """Lines of ``source,output,error,code``, quoted where needed, under a header."""
+    """``source,output,error,code`` under a header, as RFC 4180 has it but for the ends of lines."""
 
     header = "source,output,error,code\n"
 
-    def write(self, outcome: Outcome) -> str:
-        """Return the line of a caption or of an error."""
-        line = io.StringIO()
-        csv.writer(line, lineterminator="\n").writerow(map(visible, [outcome.source, *_cells(outcome.result)]))
-        return line.getvalue()
+    def spell(self, source: str) -> str:
+        """Return the source as it is."""
+        return source
 
-    def captioned(self, line: str) -> str | None:
-        """Return the source of a line without an error."""
-        try:
-            source, _, _, code = next(csv.reader([line], strict=True))
-        except csv.Error as error:
-            raise ValueError(str(error)) from error
-        return None if code else source
+    def write(self, outcome: Outcome) -> str:
+        """Return the record of a caption or of an error."""
+        record = io.StringIO()
+        csv.writer(record, lineterminator="\n").writerow([outcome.source, *_cells(outcome.result)])
+        return record.getvalue()
+
+    def read(self, lines: Iterator[str]) -> Iterator[Kept]:
+        """Yield what each record holds; a name may go over several lines."""
+        records = csv.reader(lines, strict=True)
+        while True:
+            try:
+                record = next(records)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                if next(lines, None) is None:  # cut short within quotes
+                    return
+                raise ValueError(str(error)) from error
+            source, _, _, code = record
+            yield Kept(None if code else source)
 
 
 class Jsonl:
-    """Lines of ``{"source", "output"}`` or ``{"source", "error", "code"}``, in ASCII."""
+    """``{"source", "output", "made_with"}`` or ``{"source", "error", "code"}`` a line, in ASCII."""
 
     header = ""
+
+    def __init__(self, made_with: MadeWith) -> None:
+        """Write this with each caption."""
+        self._made_with = made_with
+
+    def spell(self, source: str) -> str:
+        """Return the source as it is."""
+        return source
 
     def write(self, outcome: Outcome) -> str:
         """Return the line of a caption or of an error."""
         caption, error, code = _cells(outcome.result)
-        result = {"error": error, "code": code} if code else {"output": caption}
+        result = {"error": error, "code": code} if code else {"output": caption, "made_with": self._made_with}
         return json.dumps({"source": outcome.source, **result}) + "\n"
 
-    def captioned(self, line: str) -> str | None:
-        """Return the source of a line without an error."""
-        record = json.loads(line)
-        if not isinstance(record, dict) or not isinstance(record.get("source"), str):
-            raise ValueError("no object with a source")
-        return visible(record["source"]) if "output" in record else None
+    def read(self, lines: Iterator[str]) -> Iterator[Kept]:
+        """Yield what each line holds."""
+        for line in lines:
+            record = json.loads(line)
+            if not isinstance(record, dict) or not isinstance(record.get("source"), str):
+                raise ValueError("no object with a source")
+            yield Kept(record["source"], record.get("made_with", {})) if "output" in record else Kept(None)
 
 
 def _cells(result: str | CaptioningError) -> tuple[str, str, str]:
@@ -108,30 +149,3 @@ def visible(text: str) -> str:
         else character
         for character in text
     )
-
-
-def captioned_in(path: str, form: Form) -> set[str]:
-    """Return the sources, as `visible` spells them, that a file has captions for; remove an incomplete last line.
-
-    Raises:
-        ValueError: the file holds something else; it is left as it is.
-        OSError: it cannot be read or changed.
-    """
-    captioned: set[str] = set()
-    size = 0
-    with open(path, "rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            text = line.decode()
-            if size or not form.header:
-                source = form.captioned(text.removesuffix("\n"))
-                captioned |= set() if source is None else {source}
-            elif text != form.header:
-                raise ValueError("no header")
-            size += len(line)
-    if os.path.getsize(path) > size:
-        if not size:
-            raise ValueError("no line is whole")
-        os.truncate(path, size)
-    return captioned

@@ -1,15 +1,17 @@
-"""The pictures that names stand for (files, folders, URLs), and the bytes of a file."""
+"""What is named for captioning: files, folders, URLs and lists of them -> a list of pictures, and a picture's bytes."""
 
 from __future__ import annotations
 
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 
 from captioning.errors import ImageNotFound, ImageTooLarge, UnsupportedImage
 from captioning.pictures.formats import ENDINGS
 
+STANDARD_INPUT = "-"
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
@@ -18,22 +20,41 @@ def is_url(source: str) -> bool:
     return _URL.match(source) is not None
 
 
-def list_sources(names: Iterable[str], *, recursive: bool) -> list[str]:
-    """Return the named URLs and files, each once, with a folder's pictures in place of the folder.
+def list_sources(
+    names: Iterable[str], *, recursive: bool, note: Callable[[str], None] = lambda text: None
+) -> list[str]:
+    """Return the URLs and files that are named, each once, with a folder's pictures in the folder's place.
 
-    Folders below a named one count only if ``recursive``. A folder that cannot be listed stays in the list:
-    `read_file` then says why.
+    Folders below a named one count only if ``recursive``; ``note`` is told of a named one that holds nothing else. One
+    that cannot be listed stays in the list, for `read_file` to say why.
     """
     found: dict[str, str] = {}
     for name in names:
         is_folder = not is_url(name) and os.path.isdir(name)
-        for source in _pictures_in(name, recursive=recursive) if is_folder else [name]:
-            found.setdefault(source if is_url(source) else os.path.abspath(source), source)
+        sources = list(_pictures_in(name, recursive=recursive)) if is_folder else [name]
+        if is_folder and not sources and not recursive and any(map(os.path.isdir, _entries(name))):
+            note(f"{name} holds no pictures but further folders; --recursive goes into them.")
+        for source in sources:
+            found.setdefault(source if is_url(source) or source == STANDARD_INPUT else os.path.abspath(source), source)
     return list(found.values())
 
 
+def read_list(path: str, *, end: bytes) -> list[str]:
+    """Return the names in a file, or on standard input, each with this end.
+
+    Raises OSError where it cannot be read.
+    """
+    if path == STANDARD_INPUT:
+        listed = sys.stdin.buffer.read()
+    else:
+        with open(path, "rb") as file:
+            listed = file.read()
+    names = [name.rstrip(b"\r") if end == b"\n" else name for name in listed.split(end)]
+    return [os.fsdecode(name) for name in names if name]
+
+
 def read_file(path: str, *, max_bytes: int) -> bytes:
-    """Return the content of a regular file.
+    """Return the content of a regular file, or of standard input.
 
     Raises:
         ImageNotFound: it cannot be read.
@@ -41,6 +62,8 @@ def read_file(path: str, *, max_bytes: int) -> bytes:
         ImageTooLarge: it is over the limit.
     """
     try:
+        if path == STANDARD_INPUT:
+            return _within(sys.stdin.buffer.read(max_bytes + 1), max_bytes)
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
             os.listdir(path)
@@ -49,10 +72,13 @@ def read_file(path: str, *, max_bytes: int) -> bytes:
         if status.st_size > max_bytes:
             raise _too_large(max_bytes)
         with open(path, "rb") as file:
-            data = file.read(max_bytes + 1)
+            return _within(file.read(max_bytes + 1), max_bytes)
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte in it
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ImageNotFound(f"This cannot be read: {reason}.") from error
+
+
+def _within(data: bytes, max_bytes: int) -> bytes:
     if len(data) > max_bytes:
         raise _too_large(max_bytes)
     return data
@@ -68,8 +94,7 @@ def _pictures_in(folder: str, *, recursive: bool) -> Iterator[str]:
     while folders:
         here = folders.pop()
         try:
-            with os.scandir(here) as listing:
-                entries = sorted((entry for entry in listing if entry.name[0] != "."), key=lambda entry: entry.name)
+            entries = _entries(here)
         except OSError:
             yield here
             continue
@@ -80,3 +105,12 @@ def _pictures_in(folder: str, *, recursive: bool) -> Iterator[str]:
         if recursive:
             # A link to a folder is not followed: it may lead back up, and what it leads to has its own name.
             folders += [entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """Return what is in a folder by name, hidden entries left out.
+
+    Raises OSError where it cannot be listed.
+    """
+    with os.scandir(folder) as listing:
+        return sorted((entry for entry in listing if entry.name[0] != "."), key=lambda entry: entry.name)

@@ -23,6 +23,11 @@ _SMALL_FILES = (
 )  # fmt: skip
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there
 
+EMBEDDED_MODEL = "models/blip-emoji"
+# It has this name wherever the process runs: in the installed package, and in a checkout, where it lies beside it.
+_PACKAGE = Path(__file__).resolve().parents[1]
+_EMBEDDED = (_PACKAGE / "embedded" / "blip-emoji", _PACKAGE.parent / EMBEDDED_MODEL)
+
 _CHECK_NAME = "check MODEL_ID, and for a private model set HF_TOKEN to a token that may read it"
 # By the status of the hub's answer: what it means, and what to do.
 _STATUS = {
@@ -47,9 +52,10 @@ def find_folder(model_id: str) -> Path | None:
     Raises:
         ModelLoadError: it can only be a folder, and there is none.
     """
-    folder = Path(model_id)
-    if folder.is_dir():
-        return folder
+    folders: list[Path] = [Path(model_id), *(_EMBEDDED if model_id == EMBEDDED_MODEL else ())]
+    for folder in folders:
+        if folder.is_dir():
+            return folder
     if model_id.startswith((".", "/", "~")) or model_id.count("/") != 1:
         raise missing_folder(model_id, "it is no name of a hub model (owner/name) either")
     return None

@@ -1,4 +1,4 @@
-"""`flask caption` as it is used: a process, its output, its exit code."""
+"""The command as it is used: a process, its output, its exit code."""
 
 from __future__ import annotations
 
@@ -8,22 +8,26 @@ import json
 import os
 import pty
 import re
+import resource
 import signal
 import struct
 import subprocess
 import sys
 import termios
 import time
+from base64 import b64decode
 from collections.abc import Callable
 from fcntl import ioctl
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from captioning.cli.command import caption_command
 from captioning.settings import Settings
-from model_loader import load_engine
+from model_loader import load_engine, name_and_revision
 from tests.conftest import EMOJI_MODEL, ROOT, SAMPLES, Service
 
 CAPTIONS: dict[str, str] = json.loads((EMOJI_MODEL / "samples" / "captions.json").read_text())
@@ -76,7 +80,9 @@ def test_the_captions_are_the_services(service: Service, caption: Caption) -> No
     options = {"numBeams": "2", "prompt": "a photo of"}
     for path, line in zip(SAMPLES, ran.stdout.splitlines(), strict=True):
         answer = service.upload(path.read_bytes(), params=options).json()
-        assert json.loads(line) == {"source": str(path), **answer}
+        record = json.loads(line)
+        assert record.pop("made_with")["engine"] == service.model["ENGINE"]
+        assert record == {"source": str(path), **answer}
 
 
 def test_a_line_each_in_the_order_of_the_arguments_and_each_once(caption: Caption) -> None:
@@ -142,7 +148,10 @@ def test_folders_and_names_of_all_kinds(caption: Caption, tmp_path: Path) -> Non
         ran = caption("in", "--recursive", form, "--output", f"out{form}", "--resume")
         assert (ran.returncode, ran.stderr) == (0, b"There is nothing left to caption.\n")
     records = [json.loads(line) for line in Path("out--jsonl").read_text().splitlines()]
-    assert sorted(os.fsencode(record["source"]) for record in records) == sorted([*nasty, b"in/deeper/below.jpg"])
+    with open("out--csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.DictReader(file))
+    for named in (records, rows):
+        assert sorted(os.fsencode(record["source"]) for record in named) == sorted([*nasty, b"in/deeper/below.jpg"])
 
 
 def test_an_empty_folder_is_no_failure(caption: Caption, tmp_path: Path) -> None:
@@ -153,10 +162,124 @@ def test_an_empty_folder_is_no_failure(caption: Caption, tmp_path: Path) -> None
 
 def test_names_come_from_standard_input(caption: Caption) -> None:
     first, second, third = SAMPLES[:3]
-    ran = caption("-", third, given=f"{first}\r\n\n{second}".encode())
-    assert ran.stdout == plain(first, second, third)
-    ran = caption("-0", "-", given=f"{second}\0{first}\0".encode())
+    ran = caption(third, "--from-list", "-", given=f"{first}\r\n\n{second}".encode())
+    assert ran.stdout == plain(third, first, second)
+    ran = caption("-0", "--from-list", "-", given=f"{second}\0{first}\0".encode())
     assert ran.stdout == plain(second, first)
+    Path("list").write_text(f"{second}\n{third}\n")
+    assert caption("--from-list", "list").stdout == plain(second, third)
+
+
+def test_a_picture_comes_from_standard_input(caption: Caption) -> None:
+    ran = caption("-", given=SAMPLES[0].read_bytes())
+    assert (ran.returncode, ran.stdout) == (0, f"-\t{CAPTIONS[SAMPLES[0].name]}\n".encode())
+    ran = caption("-", given=bytes(1100), MAX_IMAGE_BYTES="1024")
+    assert (ran.returncode, ran.stdout) == (1, b"")
+    assert ran.stderr.startswith(b"-: The image is over the limit")
+
+
+def test_a_folder_of_folders_says_so(caption: Caption, tmp_path: Path) -> None:
+    copy_samples(tmp_path, "in/deeper.jpg")
+    ran = caption(".")
+    assert (ran.returncode, ran.stdout) == (0, b"")
+    assert b". holds no pictures but further folders; --recursive goes into them.\n" in ran.stderr
+
+
+def test_resume_names_what_differs(caption: Caption, tmp_path: Path) -> None:
+    copy_samples(tmp_path, "a.jpg", "b.jpg")
+    for form in ("--csv", "--jsonl"):
+        ran = caption("a.jpg", form, "-o", f"out{form}")
+        assert ran.returncode == 0, ran.stderr
+        before = Path(f"out{form}").read_bytes()
+        ran = caption(".", form, "-o", f"out{form}", "--resume", "--num-beams", "2", "--prefix", "ohwx, ")
+        assert ran.returncode == 2
+        said = " ".join(ran.stderr.decode().split())
+        assert "was made with num_beams 1, prefix ''" in said
+        assert "this run has num_beams 2, prefix 'ohwx, '" in said
+        assert Path(f"out{form}").read_bytes() == before
+
+
+def test_sidecars_hold_the_captions_and_those_that_exist_are_kept(caption: Caption, tmp_path: Path) -> None:
+    copy_samples(tmp_path, "in/a.jpg", "in/b.v2.png", "in/c.webp")
+    (tmp_path / "in" / "c.txt").write_text("my own words")
+    ran = caption("in", "--sidecar", "txt", "--prefix", "ohwx, ", "--suffix", ".", "--dry-run")
+    assert ran.stdout == b"in/a.jpg -> in/a.txt\nin/b.v2.png -> in/b.v2.txt\n"
+    assert not (tmp_path / "in" / "a.txt").exists()
+    ran = caption("in", "--sidecar", "txt", "--prefix", "ohwx, ", "--suffix", ".")
+    assert (ran.returncode, ran.stderr) == (0, b"1 have a sidecar already; --force captions them anew.\n")
+    texts = {path.name: path.read_text() for path in (tmp_path / "in").glob("*.txt")}
+    first, second, third = (CAPTIONS[sample.name] for sample in SAMPLES[:3])
+    assert texts == {"a.txt": f"ohwx, {first}.\n", "b.v2.txt": f"ohwx, {second}.\n", "c.txt": "my own words"}
+    ran = caption("in", "--sidecar", "txt", "--force")
+    assert (tmp_path / "in" / "c.txt").read_text() == third + "\n"
+    assert {path.suffix for path in (tmp_path / "in").iterdir()} == {".jpg", ".png", ".webp", ".txt"}
+    assert (tmp_path / "in" / "c.txt").stat().st_mode == (tmp_path / "in" / "a.jpg").stat().st_mode
+
+
+def test_an_xmp_sidecar_is_read_as_xmp(caption: Caption, tmp_path: Path) -> None:
+    copy_samples(tmp_path, "a.jpg")
+    assert caption("a.jpg", "--sidecar", "xmp", "--prefix", "<b> & ]]> é ").returncode == 0
+    description = "{http://purl.org/dc/elements/1.1/}description"
+    [found] = ElementTree.parse(tmp_path / "a.xmp").getroot().iter(description)
+    assert "".join(found.itertext()) == f"<b> & ]]> é {CAPTIONS[SAMPLES[0].name]}"
+
+
+def test_the_page_shows_everything_and_escapes_it(caption: Caption, tmp_path: Path) -> None:
+    copy_samples(tmp_path, '<script>alert(1)<&".jpg')
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    ran = caption(".", "--html", "report.html", "--prefix", "<b>")
+    assert ran.returncode == 1
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<script>") == 1
+    assert "./&lt;script&gt;alert(1)&lt;&amp;&#34;.jpg" in page
+    assert f"&lt;b&gt;{CAPTIONS[SAMPLES[0].name]}" in page
+    assert '<td class="error">' in page
+    [thumbnail] = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
+    assert Image.open(io.BytesIO(b64decode(thumbnail))).size == (160, 160)
+    assert page.rstrip().endswith("</html>")
+    assert "{" + "rows}" not in page
+    assert caption(".", "--html", "report.html").returncode == 2
+    assert caption(".", "--html", "report.html", "--force").returncode == 1
+    assert {path.suffix for path in tmp_path.iterdir()} == {".jpg", ".html"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (("--output", "out.jsonl", "--jsonl"), "out.jsonl"),
+        (("--output", "out.csv", "--csv"), "out.csv"),
+        (("--html", "report.html"), "report.html"),
+        (("--prefix", "long " * 300, "--sidecar", "txt"), "./0.txt"),
+    ],
+)
+def test_a_full_disk_is_a_sentence_and_leaves_nothing_half_written(
+    start: Start, tmp_path: Path, arguments: tuple[str, ...], name: str
+) -> None:
+    copy_samples(tmp_path, *(f"{number}.jpg" for number in range(12)))
+    before = {path.name for path in tmp_path.iterdir()}
+
+    def limit() -> None:  # Python ignores the signal, so that write() fails as it does on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+
+    with start(".", *arguments, preexec_fn=limit) as process:
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 4
+    assert re.fullmatch(
+        rf"{re.escape(name)} cannot be written: File too large\.( Stopped after \d+ of 12\.)?", errors.decode().strip()
+    )
+    for path in tmp_path.iterdir():
+        if path.name not in before:
+            assert path.read_bytes().endswith(b"\n")
+            assert path.name in ("out.jsonl", "out.csv", "out.csv.made-with.json")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--csv",), ("--jsonl",)])
+def test_standard_output_may_be_full(start: Start, arguments: tuple[str, ...]) -> None:
+    with open("/dev/full", "wb") as full, start(SAMPLES[0], *arguments, stdout=full) as process:
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 4
+    assert errors.startswith(b"Standard output cannot be written: No space left on device.")
+    assert errors.count(b"\n") == 1
 
 
 def test_ctrl_c_keeps_what_is_done_and_resume_does_the_rest(start: Start, caption: Caption, tmp_path: Path) -> None:
@@ -217,7 +340,7 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
-def test_a_reader_that_leaves_ends_it_quietly(start: Start, tmp_path: Path) -> None:
+def test_a_reader_that_leaves_ends_it_in_a_sentence(start: Start, tmp_path: Path) -> None:
     for number in range(300):
         (tmp_path / f"{number}.jpg").write_bytes(SAMPLES[0].read_bytes())
     with start(".") as process:
@@ -225,8 +348,18 @@ def test_a_reader_that_leaves_ends_it_quietly(start: Start, tmp_path: Path) -> N
         assert process.stderr is not None
         assert process.stdout.readline().startswith(b"./0.jpg\t")
         process.stdout.close()
-        assert process.stderr.read() == b""
-        assert process.wait(timeout=60) == 1
+        errors = process.stderr.read().decode()
+        assert process.wait(timeout=60) == 4
+    assert re.fullmatch(r"Standard output was closed by its reader\. Stopped after \d+ of 300\.\n", errors)
+
+
+def test_both_outputs_may_be_closed(start: Start, tmp_path: Path) -> None:
+    copy_samples(tmp_path, "a.jpg")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with start("a.jpg", stdout=writer, stderr=writer) as process:
+        os.close(writer)
+        assert process.wait(timeout=60) == 4
 
 
 def test_without_a_model_it_says_so_in_one_sentence(caption: Caption) -> None:
@@ -234,7 +367,7 @@ def test_without_a_model_it_says_so_in_one_sentence(caption: Caption) -> None:
         ran = caption(SAMPLES[0], **environment)
         assert (ran.returncode, ran.stdout) == (3, b"")
         assert re.fullmatch(rb"[^\n]+\.\n", ran.stderr), ran.stderr
-        assert environment["MODEL_ID"].encode() in ran.stderr
+        assert environment["MODEL_ID"].removeprefix(".").encode() in ran.stderr
 
 
 def test_a_bad_setting_is_named(caption: Caption) -> None:
@@ -255,10 +388,18 @@ def test_wrong_usage_is_refused_before_anything_is_done(
     int8_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    command = caption_command(Settings(engine="int8", model_id=str(int8_folder)), load_engine)
+    settings = Settings(engine="int8", model_id=str(int8_folder))
+    command = caption_command(settings, load_engine, name_and_revision)
     (tmp_path / "precious.txt").write_text("eggs")
     wrong: dict[tuple[str, ...], str] = {
         (): "Missing argument",
+        ("-", "--from-list", "-"): "either a list or a picture",
+        ("--from-list", "nowhere"): "nowhere cannot be read: No such file",
+        ("https://example.com/a.jpg", "--sidecar", "txt"): "no place for a sidecar",
+        ("-", "--sidecar", "txt"): "no place for a sidecar",
+        ("a.jpg", "a.png", "--sidecar", "txt"): "would share a.txt",
+        ("precious.txt", "--sidecar", "txt"): "overwritten by its own sidecar",
+        ("a.jpg", "--html", "precious.txt"): "--force overwrites it",
         ("a.jpg", "--jsonl", "--csv"): "exclude each other",
         ("a.jpg", "--resume"): "needs --output",
         ("a.jpg", "--output", "precious.txt"): "exists",
