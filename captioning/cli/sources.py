@@ -1,4 +1,4 @@
-"""What is named for captioning: files, folders, URLs and lists of them -> a list of pictures, and a picture's bytes."""
+"""The pictures that names stand for (files, folders, URLs, lists of them), and the bytes of one."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def is_url(source: str) -> bool:
 def list_sources(
     names: Iterable[str], *, recursive: bool, note: Callable[[str], None] = lambda text: None
 ) -> list[str]:
-    """Return the URLs and files that are named, each once, with a folder's pictures in the folder's place.
+    """Return the named URLs and files, each once, with a folder's pictures in place of the folder.
 
-    Folders below a named one count only if ``recursive``; ``note`` is told of a named one that holds nothing else. One
-    that cannot be listed stays in the list, for `read_file` to say why.
+    Folders below a named one count only if ``recursive``; ``note`` is told of a named one that holds nothing else. A
+    folder that cannot be listed stays in the list: `read_file` then says why.
     """
     found: dict[str, str] = {}
     for name in names:
