@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -89,6 +90,8 @@ def caption_command(
     @_count("--num-beams", NUM_BEAMS_LIMIT, settings.num_beams, "Captions to follow at once; 1 is the fastest.")
     @_count("--batch-size", BATCH_SIZE_LIMIT, settings.batch_max_size, "Most pictures in one call of the model.")
     def caption(**arguments: Any) -> None:
+        # What the service's log has of loading a model would stand between the sentences.
+        logging.getLogger("captioning").setLevel(max(settings.logging_level, logging.WARNING))
         click.get_current_context().exit(_caption(settings, model, **arguments))
 
     return caption
