@@ -26,6 +26,7 @@ from captioning.cli.results_file import Results
 from captioning.cli.run import Report
 from captioning.model.engine import Engine, Generation, GenerationOptions, Pixels
 from captioning.pictures.decoder import open_image
+from captioning.pictures.decoders import Decoders
 from captioning.settings import Settings
 from model_loader import load_engine
 
@@ -64,14 +65,16 @@ class Timed:
         return generation
 
 
-def run_command(engine: Timed, settings: Settings, options: GenerationOptions, sources: list[str]) -> float:
+def run_command(
+    engine: Timed, decoders: Decoders, settings: Settings, options: GenerationOptions, sources: list[str]
+) -> float:
     """Return the seconds that the command takes for these pictures."""
     progress = Progress(total=len(sources), done=0)
     with tempfile.TemporaryFile() as file:
         results = Results(file, "The results", set())
         report = Report(results, Jsonl({}), progress, sidecars=None, make_page=None, around=("", ""))
         started = time.perf_counter()
-        OfflineRun(engine, settings, options, report=report.add).run(sources)
+        OfflineRun(engine, decoders, settings, options, report=report.add).run(sources)
         took = time.perf_counter() - started
     assert progress.done == len(sources)
     assert not progress.failed
@@ -88,6 +91,8 @@ def run_model(engine: Timed, options: GenerationOptions, batches: list[Pixels]) 
 
 def measure(settings: Settings, sources: list[str], turn: int, rounds: int) -> tuple[float, float, float]:
     """Return the pictures a second of the command and of its model alone, and the share of time the model worked."""
+    decoders = Decoders.from_settings(settings)
+    decoders.start()
     engine = Timed(load_engine(settings))
     options = GenerationOptions(max_new_tokens=settings.max_new_tokens, num_beams=settings.num_beams)
     command = alone = busy = 0.0
@@ -97,7 +102,7 @@ def measure(settings: Settings, sources: list[str], turn: int, rounds: int) -> t
         if number % 2:
             alone += run_model(engine, options, batches)
         engine.busy_s = 0.0
-        command += run_command(engine, settings, options, pictures)
+        command += run_command(engine, decoders, settings, options, pictures)
         busy += engine.busy_s
         if not number % 2:
             alone += run_model(engine, options, batches)

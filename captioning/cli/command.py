@@ -20,13 +20,15 @@ from captioning.cli.sidecars import Kind, Sidecars
 from captioning.cli.sources import STANDARD_INPUT, list_sources, read_list
 from captioning.cli.whole_files import CannotWrite
 from captioning.model.engine import Engine, GenerationOptions
+from captioning.observe.start_report import misspelt_settings
+from captioning.pictures.formats import ENDINGS
 from captioning.settings import BATCH_SIZE_LIMIT, MAX_NEW_TOKENS_LIMIT, NUM_BEAMS_LIMIT, Settings
 
-_HELP = """Caption pictures with the model in this process, without a server.
+_HELP = f"""Caption pictures with the model in this process, without a server.
 
 Each PATH_OR_URL is a picture, a folder of pictures, an http(s) URL, or - for one picture on standard input.
-Of a folder, the files count whose names end as pictures' do (.jpg, .png, .webp, .gif, .bmp, .tiff, .avif, …), hidden
-ones left out; a file that is named itself is tried whatever its name.
+Of a folder, the files count whose names end as pictures' do ({", ".join(ENDINGS)}), hidden ones left out; a file that
+is named itself is tried whatever its name.
 
 A line for each picture goes to standard output, in the order of the arguments: the source, a tab, the caption.
 Characters that would break a line are spelt out (a tab as \\t, a backslash as \\\\). CSV and JSON name files as they
@@ -90,8 +92,10 @@ def caption_command(
     @_count("--num-beams", NUM_BEAMS_LIMIT, settings.num_beams, "Captions to follow at once; 1 is the fastest.")
     @_count("--batch-size", BATCH_SIZE_LIMIT, settings.batch_max_size, "Most pictures in one call of the model.")
     def caption(**arguments: Any) -> None:
-        # What the service's log has of loading a model would stand between the sentences.
-        logging.getLogger("captioning").setLevel(max(settings.logging_level, logging.WARNING))
+        if "log_level" not in settings.model_fields_set:
+            logging.getLogger("captioning").setLevel(logging.WARNING)  # the command's sentences tell how it goes
+        for warning in misspelt_settings(os.environ):
+            click.echo(warning, err=True)
         click.get_current_context().exit(_caption(settings, model, **arguments))
 
     return caption

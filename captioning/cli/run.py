@@ -16,6 +16,7 @@ from captioning.cli.sidecars import Sidecars
 from captioning.cli.whole_files import CannotWrite
 from captioning.errors import CaptioningError, InvalidParameter, ModelFailed
 from captioning.model.engine import Engine, GenerationOptions
+from captioning.pictures.decoders import Decoders
 from captioning.settings import Settings
 
 SOME_FAILED = 1
@@ -103,11 +104,13 @@ def run(
     offline = None
     try:
         progress.say_on_terminal(f"Loading {settings.model_id} …")
+        decoders = Decoders.from_settings(settings)
+        decoders.start()  # which they have done by the time the model is there
         engine = load(settings)
         engine.check(options)
         report.begin()
         with progress.shown():
-            offline = OfflineRun(engine, settings, options, report=report.add)
+            offline = OfflineRun(engine, decoders, settings, options, report=report.add)
             offline.run(sources)
         return SOME_FAILED if _failures(progress) else 0
     except KeyboardInterrupt:
