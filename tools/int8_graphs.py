@@ -162,7 +162,10 @@ def block_size(width: int) -> int:
 
 
 def build_encoder(folder: Path, sizes: Sizes, weights: Weights, exact: Collection[str] = ()) -> None:
-    """Write encoder.onnx: pixel_values ``[1, 3, side, side]`` -> cross_key_i, cross_value_i ``[1, H, S, W]``.
+    """Write encoder.onnx: pixel_values ``[1, 3, side, side]`` -> each decoder layer's cross-attention keys and values.
+
+    These are int8 ``cross_key_i``, ``cross_value_i`` ``[1, H, S, W]``, each with its ``_scale_i`` ``[1, 1, D]``. They
+    lack what is the same for all tokens: to softmax that is nothing in the keys, and in the values the decoder adds it.
 
     One picture at a time: activations are quantised a whole tensor at a time, so in a batch each picture's caption
     would depend on its neighbours, and a batch is no faster: one picture's hundreds of tokens fill the CPU.
@@ -172,12 +175,14 @@ def build_encoder(folder: Path, sizes: Sizes, weights: Weights, exact: Collectio
     width, side = sizes.vision_width, sizes.image_size
 
     def dense(x: str, name: str) -> str:
+        return matmul(x, name, weights(f"{name}.weight"), weights(f"{name}.bias"))
+
+    def matmul(x: str, name: str, matrix: Array, bias: Array) -> str:
         if name in exact:
-            return _product(g, x, name, weights(f"{name}.weight"), weights(f"{name}.bias"))
-        quantized, scale = quantize_channels(weights(f"{name}.weight"))
-        matrix, scales = g.weight(f"{name}.weight", quantized), g.weight(f"{name}.scale", scale)
-        bias = g.weight(f"{name}.bias", weights(f"{name}.bias"))
-        return g("DynamicQuantizeMatMul", x, matrix, scales, "", bias, domain=MICROSOFT)
+            return _product(g, x, name, matrix, bias)
+        quantized, scale = quantize_channels(matrix)
+        inputs = [g.weight(f"{name}.{part}", array) for part, array in (("weight", quantized), ("scale", scale))]
+        return g("DynamicQuantizeMatMul", x, *inputs, "", g.weight(f"{name}.bias", bias), domain=MICROSOFT)
 
     def norm(x: str, name: str) -> str:
         return _layer_norm(g, x, name, weights, sizes.vision_epsilon)
@@ -206,33 +211,55 @@ def build_encoder(folder: Path, sizes: Sizes, weights: Weights, exact: Collectio
         x = g("Add", x, dense(inner, prefix + "mlp.fc2"), out=f"hidden_{layer}")
     x = norm(x, "vision_model.post_layernorm")
 
+    gain, shift = (weights(f"vision_model.post_layernorm.{part}") for part in ("weight", "bias"))
     heads = (sizes.text_heads, sizes.image_tokens, sizes.head_width)
     outputs = []
     for layer in range(sizes.text_layers):
         for part in ("key", "value"):
-            projected = dense(x, f"text_decoder.bert.encoder.layer.{layer}.crossattention.self.{part}")  # [1, S, D]
-            split = g("Reshape", projected, g.integers(1, sizes.image_tokens, sizes.text_heads, sizes.head_width))
-            name = g("Transpose", split, out=f"cross_{part}_{layer}", perm=[0, 2, 1, 3])  # [1, H, S, W]
-            outputs.append(_value(name, TensorProto.FLOAT, 1, *heads))
+            name = f"text_decoder.bert.encoder.layer.{layer}.crossattention.self.{part}"
+            rows = weights(f"{name}.weight")  # [D, vision's D]
+            # What LayerNorm lets vary has a variance of 1, so this is about each channel's standard deviation.
+            deviation = np.maximum(np.linalg.norm(rows * gain, axis=1), 1e-12)
+            rows = rows / deviation[:, None]
+            varying = matmul(x, name, rows, -rows @ shift)  # [1, S, D], all channels about alike
+            largest = g("Max", g("ReduceMax", varying, keepdims=0), g("Neg", g("ReduceMin", varying, keepdims=0)))
+            step = g(
+                "Max",
+                g("Div", largest, g.weight("127", np.array(127, np.float32))),
+                g.weight("least", np.array(1e-12, np.float32)),
+            )
+            rounded = g("QuantizeLinear", varying, step, g.weight("zero", np.array(0, np.int8)))
+            split = g("Reshape", rounded, g.integers(1, sizes.image_tokens, sizes.text_heads, sizes.head_width))
+            kept = g("Transpose", split, out=f"cross_{part}_{layer}", perm=[0, 2, 1, 3])  # [1, H, S, W]
+            deviations = g.weight(f"{name}.deviation", deviation[None, None].astype(np.float32))
+            scale = g("Mul", step, deviations, out=f"cross_{part}_{layer}_scale")
+            outputs.append(_value(kept, TensorProto.INT8, 1, *heads))
+            outputs.append(_value(scale, TensorProto.FLOAT, 1, 1, sizes.text_width))
     g.save([_value("pixel_values", TensorProto.FLOAT, 1, 3, side, side)], outputs)
 
 
 def build_decoder(folder: Path, sizes: Sizes, weights: Weights, exact: Collection[str] = ()) -> None:
     """Write decoder.onnx: token_ids ``[N, T]``, positions ``[T]``, past and cross keys and values -> what comes next.
 
-    Past keys and values are ``[N, H, P, W]`` and come out as present ones, ``[N, H, P + T, W]``; cross ones are
-    ``[B, H, S, W]``. Cross-attention masks nothing, so the N / B beams of a picture stand side by side as queries
-    over its one set of keys and values: beams cost no copies of them. Outputs for the last token: logits ``[N, V]``
-    and the likeliest next_token ``[N]``.
+    Past keys and values are ``[N, H, P, W]`` and come out as present ones, ``[N, H, P + T, W]``; cross ones are what
+    the encoder wrote, for B pictures. Cross-attention masks nothing, so the N / B beams of a picture stand side by side
+    as queries over its one set of keys and values: beams cost no copies of them. The logits ``[N, V]`` are the last
+    token's.
+
+    Cross-attention is `GroupQueryAttention`, which reads int8 keys and values: as past ones, to which nothing is added.
+    Their present outputs are to be bound to the inputs' own memory, else they are copied. It takes more than one query
+    a picture (beams, a prompt's tokens) only where B is 1.
     Source: transformers/models/blip/modeling_blip_text.py, BlipTextLMHeadModel.
     """
     g = Graph("decoder", folder)
     width, heads = sizes.text_width, sizes.text_heads
 
-    def dense(x: str, name: str, *parts: str) -> str:
-        """Multiply with the named matrices, one under the other."""
+    def dense(x: str, name: str, *parts: str, shift: Array | None = None) -> str:
+        """Multiply ``x``, or ``x`` and a constant shift, with the named matrices, one under the other."""
         parts = parts or (name,)
         matrix, bias = (np.concatenate([weights(f"{part}.{kind}") for part in parts]) for kind in ("weight", "bias"))
+        if shift is not None:
+            bias = bias + matrix @ shift
         if not set(parts).isdisjoint(exact):
             return _product(g, x, name, matrix, bias)
         return matmul(x, name, *quantize_blocks(matrix), bias)
@@ -277,6 +304,11 @@ def build_decoder(folder: Path, sizes: Sizes, weights: Weights, exact: Collectio
 
     batch = g("Shape", "cross_key_0", start=0, end=1)
     side_by_side = g("Concat", batch, g.integers(-1, width), axis=0)
+    none_new = g("ConstantOfShape", g("Concat", batch, g.integers(0, width), axis=0))  # [B, 0, D], float32
+    tokens = np.array(sizes.image_tokens, np.int32)
+    total, last_tokens = g.weight("tokens", tokens), g("Expand", g.weight("last_token", tokens - 1), batch)  # [], [B]
+    one = g.weight("one", np.ones(1, np.float32))
+    post_shift = weights("vision_model.post_layernorm.bias")
     one_by_one = g("Shape", x)
     keys_and_values = []
     presents = []
@@ -298,32 +330,47 @@ def build_decoder(folder: Path, sizes: Sizes, weights: Weights, exact: Collectio
         x = norm(g("Add", x, dense(attended, prefix + "attention.output.dense")), prefix + "attention.output.LayerNorm")
 
         cross = [f"cross_{part}_{layer}" for part in ("key", "value")]
-        query = dense(x, prefix + "crossattention.self.query")
+        scales = [f"{name}_scale" for name in cross]
+        query = g("Reshape", dense(x, prefix + "crossattention.self.query"), side_by_side)  # [B, N / B * T, D]
         attended = g(
-            "MultiHeadAttention", g("Reshape", query, side_by_side), *cross, domain=MICROSOFT, num_heads=heads
-        )  # [B, N / B * T, D]
-        attended = g("Reshape", attended, one_by_one)
-        dense_out = dense(attended, prefix + "crossattention.output.dense")
+            "GroupQueryAttention",
+            *(g("Mul", query, scales[0]), none_new, none_new, *cross, last_tokens, total),
+            *("", "", "", "", "", one, one),
+            out=["", *(f"{name}_present" for name in cross)],
+            domain=MICROSOFT,
+            num_heads=heads,
+            kv_num_heads=heads,
+            causal=0,
+            k_quant_type="PER_TENSOR",
+            v_quant_type="PER_TENSOR",
+            kv_cache_bit_width=8,
+        )
+        attended = g("Reshape", g("Mul", attended, scales[1]), one_by_one)
+        value = prefix + "crossattention.self.value"
+        constant = weights(f"{value}.weight") @ post_shift + weights(f"{value}.bias")
+        dense_out = dense(attended, prefix + "crossattention.output.dense", shift=constant)
         x = norm(g("Add", x, dense_out), prefix + "crossattention.output.LayerNorm")
 
         inner = g("Gelu", dense(x, prefix + "intermediate.dense"), domain=MICROSOFT)
         inner = _multiply(g, inner, prefix + "output.dense.input_factor", weights)
         x = norm(g("Add", x, dense(inner, prefix + "output.dense")), prefix + "output.LayerNorm")
         keys_and_values += [_value(name, TensorProto.FLOAT, "N", heads, "P", sizes.head_width) for name in past]
-        keys_and_values += [
-            _value(name, TensorProto.FLOAT, "B", heads, sizes.image_tokens, sizes.head_width) for name in cross
-        ]
+        cross_shape = ("B", heads, sizes.image_tokens, sizes.head_width)
+        keys_and_values += [_value(name, TensorProto.INT8, *cross_shape) for name in cross]
+        keys_and_values += [_value(name, TensorProto.FLOAT, "B", 1, width) for name in scales]
         presents += [_value(name, TensorProto.FLOAT, "N", heads, "P+T", sizes.head_width) for name in present]
+        presents += [_value(f"{name}_present", TensorProto.INT8, *cross_shape) for name in cross]
 
     last = g("Gather", x, g.weight("last", np.array(-1, np.int64)), axis=1)  # [N, D]
     last = g("Gelu", dense(last, head + "transform.dense"), domain=MICROSOFT)
     last = norm(last, head + "transform.LayerNorm")
     logits = matmul(last, "head", quantized, scale, weights(head + "bias"))
-    logits = g("Identity", logits, out="logits")
-    g("ArgMax", logits, out="next_token", axis=1, keepdims=0)
+    g("Identity", logits, out="logits")
     token_ids, positions = _value("token_ids", TensorProto.INT64, "N", "T"), _value("positions", TensorProto.INT64, "T")
-    answers = [_value("logits", TensorProto.FLOAT, "N", sizes.vocab_size), _value("next_token", TensorProto.INT64, "N")]
-    g.save([token_ids, positions, *keys_and_values], [*answers, *presents])
+    g.save(
+        [token_ids, positions, *keys_and_values],
+        [_value("logits", TensorProto.FLOAT, "N", sizes.vocab_size), *presents],
+    )
 
 
 def _product(g: Graph, x: str, name: str, matrix: Array, bias: Array) -> str:

@@ -26,7 +26,9 @@ from captioning.settings import Settings
 log = logging.getLogger("captioning.model")
 
 Tokens = NDArray[np.int64]
-KeysValues = dict[str, OrtValue]  # by the decoder's names for them
+Logits = NDArray[np.float32]
+Arrays = dict[str, NDArray[np.generic]]  # by the graphs' names for them
+KeysValues = dict[str, OrtValue]
 
 
 class Int8Engine:
@@ -47,12 +49,11 @@ class Int8Engine:
         except Exception as error:  # all that both libraries' own errors have in common
             raise ValueError(f"a file in {folder} is missing or broken: {error}") from error
         layers = range(self.manifest.text_layers)
-        self._cross = [f"cross_{part}_{layer}" for layer in layers for part in ("key", "value")]
         self._past = [f"past_{part}_{layer}" for layer in layers for part in ("key", "value")]
         self._present = [name.replace("past", "present") for name in self._past]
-        # Room for one picture's keys and values, kept: tens of MB that would else be got from the kernel each time.
-        shape = (1, self.manifest.text_heads, self.manifest.image_tokens, self.manifest.head_width)
-        self._room = {name: np.empty(shape, np.float32) for name in self._cross}
+        self._cross = [name.replace("past", "cross") for name in self._past]
+        # Room for one picture's keys and values, kept: 10 MB that would else be got from the kernel each time.
+        self._room = self._room_for(1)
 
     def check(self, options: GenerationOptions) -> None:
         """Raise `InvalidParameter` when the model has no room for the prompt and the caption."""
@@ -65,8 +66,11 @@ class Int8Engine:
         started = time.monotonic()
         cross = self._encode(pixel_values)
         encoded = time.monotonic()
-        search = self._greedy if options.num_beams == 1 else self._beams
-        found = search(cross, np.array([prompt] * len(pixel_values), np.int64), options)
+        if options.num_beams == 1:
+            found = self._greedy(cross, np.array([prompt] * len(pixel_values), np.int64), options)
+        else:  # a picture at a time: of several, cross-attention takes one query each
+            one_by_one = ({name: array[[n]] for name, array in cross.items()} for n in range(len(pixel_values)))
+            found = [self._beams(picture, np.array([prompt], np.int64), options) for picture in one_by_one]
         return Generation(
             [tuple(self._caption(prompt, beam) for beam in beams) for beams in found],
             encode_s=encoded - started,
@@ -78,27 +82,33 @@ class Int8Engine:
         cross, past = self._encode(pixel_values), self._nothing_past(len(tokens))
         answers = []
         for column in tokens.T:
-            answer, past = self._decode("logits", column[:, None], past, cross)
-            answers.append(answer.numpy())
+            answer, past = self._read(column[:, None], past, cross)
+            answers.append(answer)
         return np.stack(answers, axis=1)
 
     def _prompt(self, text: str) -> list[int]:
         # [CLS] text [SEP]: the decoder's own start takes the first place, and the end is left off.
         return [self.manifest.bos_token_id, *(self._tokenizer.encode(text).ids[1:-1] if text else [])]
 
-    def _encode(self, pixel_values: Pixels) -> KeysValues:
-        """Encode float32 ``[B, 3, H, W]``: each decoder layer's cross-attention keys and values ``[B, H, S, W]``."""
-        shape = self._room[self._cross[0]].shape[1:]
-        several = len(pixel_values) > 1
-        cross = {n: np.empty((len(pixel_values), *shape), np.float32) for n in self._cross} if several else self._room
+    def _room_for(self, pictures: int) -> Arrays:
+        """Make room for what the encoder tells the decoder's cross-attention of so many pictures."""
+        manifest = self.manifest
+        heads = (pictures, manifest.text_heads, manifest.image_tokens, manifest.head_width)
+        scales = (pictures, 1, manifest.text_heads * manifest.head_width)
+        room: Arrays = {name: np.empty(heads, np.int8) for name in self._cross}
+        return room | {f"{name}_scale": np.empty(scales, np.float32) for name in self._cross}
+
+    def _encode(self, pixel_values: Pixels) -> Arrays:
+        """Encode float32 ``[B, 3, H, W]``: each decoder layer's cross-attention keys and values, and their scales."""
+        cross = self._room if len(pixel_values) == 1 else self._room_for(len(pixel_values))
         for number, picture in enumerate(pixel_values):
             binding = self._encoder.io_binding()
             binding.bind_cpu_input("pixel_values", picture[None])
             for name, array in cross.items():
-                place = array[number].ctypes.data  # written there, so that a batch is never copied together
-                binding.bind_output(name, "cpu", 0, np.float32, (1, *shape), place)
+                place = array[number : number + 1]  # written there, so that a batch is never copied together
+                binding.bind_output(name, "cpu", 0, place.dtype, place.shape, place.ctypes.data)
             self._encoder.run_with_iobinding(binding)
-        return {name: OrtValue.ortvalue_from_numpy(array) for name, array in cross.items()}
+        return cross
 
     def _caption(self, prompt: list[int], beam: Beam) -> Caption:
         return Caption.of(
@@ -108,7 +118,7 @@ class Int8Engine:
             score=beam.score,
         )
 
-    def _greedy(self, cross: KeysValues, tokens: Tokens, options: GenerationOptions) -> list[list[Beam]]:
+    def _greedy(self, cross: Arrays, tokens: Tokens, options: GenerationOptions) -> list[list[Beam]]:
         """Go on from prompts ``[B, T]`` with the likeliest token each time: one beam for each of B pictures."""
         end = self.manifest.sep_token_id
         captions: list[list[int]] = [[] for _ in tokens]
@@ -116,8 +126,7 @@ class Int8Engine:
         running = np.arange(len(tokens))
         past, following = self._nothing_past(len(tokens)), tokens
         for _ in range(options.max_new_tokens):
-            answer, past = self._decode("logits", following, past, cross)
-            logits = answer.numpy()  # [B, V]
+            logits, past = self._read(following, past, cross)  # [B, V]
             chosen = against_repetition(logits, tokens, options).argmax(axis=1)
             certainties = np.take_along_axis(log_softmax(logits), chosen[:, None], axis=1)
             for number in running:
@@ -133,39 +142,49 @@ class Int8Engine:
             for caption, certain in zip(captions, log_probabilities, strict=True)
         ]
 
-    def _beams(self, cross: KeysValues, tokens: Tokens, options: GenerationOptions) -> list[list[Beam]]:
-        """Go on from prompts ``[B, T]`` by beam search: at most K beams for each of B pictures."""
-        pictures, beams = len(tokens), options.num_beams
+    def _beams(self, cross: Arrays, tokens: Tokens, options: GenerationOptions) -> list[Beam]:
+        """Go on from one picture's prompt ``[1, T]`` by beam search: at most K beams."""
         search = BeamSearch(tokens, options, end=self.manifest.sep_token_id)
-        answer, past = self._decode("logits", tokens, self._nothing_past(pictures), cross)
-        # The prompt is read once for all beams of a picture.
-        logits = np.repeat(answer.numpy()[:, None], beams, axis=1)  # [B, K, V]
-        rows = np.repeat(np.arange(pictures), beams)  # which row of the past each beam goes on from
+        logits, past = self._read(tokens, self._nothing_past(1), cross)
+        first = np.zeros(options.num_beams, np.int64)  # the prompt is read once for all beams
+        logits, past = logits[first], _rows(past, first)
         while True:
-            chosen, parents = search.step(logits)
+            chosen, parents = search.step(logits[None])
             if search.done:
-                return search.best()
-            rows = rows.reshape(pictures, beams)[np.arange(pictures)[:, None], parents].ravel()
-            past = {name: OrtValue.ortvalue_from_numpy(value.numpy()[rows]) for name, value in past.items()}
-            rows = np.arange(pictures * beams)
-            answer, past = self._decode("logits", chosen.reshape(-1, 1), past, cross)
-            logits = answer.numpy().reshape(pictures, beams, -1)
+                return search.best()[0]
+            logits, past = self._read(chosen.T, _rows(past, parents[0]), cross)
 
-    def _decode(self, answer: str, tokens: Tokens, past: KeysValues, cross: KeysValues) -> tuple[OrtValue, KeysValues]:
-        """Read tokens ``[N, T]`` after the past: ``answer`` for the last of them, and the past with them in it."""
+    def _read(self, tokens: Tokens, past: KeysValues, cross: Arrays) -> tuple[Logits, KeysValues]:
+        """Read tokens ``[N, T]`` after the past: logits ``[N, V]`` after the last, and the past with them in it."""
+        # Cross-attention takes several queries of one picture, or one each of several.
+        several = len(cross[self._cross[0]]) > 1
+        for part in np.split(tokens, tokens.shape[1], axis=1) if several else [tokens]:
+            logits, past = self._decode(part, past, cross)
+        return logits, past
+
+    def _decode(self, tokens: Tokens, past: KeysValues, cross: Arrays) -> tuple[Logits, KeysValues]:
         start = past[self._past[0]].shape()[2]
-        feeds = {
-            "token_ids": OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tokens)),
-            "positions": OrtValue.ortvalue_from_numpy(np.arange(start, start + tokens.shape[1])),
-            **past,
-            **cross,
-        }
-        first, *present = self._decoder.run_with_ort_values([answer, *self._present], feeds)
-        return first, dict(zip(self._past, present, strict=True))
+        positions = np.arange(start, start + tokens.shape[1])
+        arrays = {"token_ids": np.ascontiguousarray(tokens), "positions": positions, **cross}
+        values = {name: OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+        binding = self._decoder.io_binding()
+        for name, value in (values | past).items():
+            binding.bind_ortvalue_input(name, value)
+        for name in ("logits", *self._present):
+            binding.bind_output(name)
+        for name in self._cross:  # come out as they went in, in the same place
+            binding.bind_ortvalue_output(f"{name}_present", values[name])
+        self._decoder.run_with_iobinding(binding)
+        logits, *present = binding.get_outputs()[: 1 + len(self._present)]
+        return logits.numpy(), dict(zip(self._past, present, strict=True))
 
     def _nothing_past(self, rows: int) -> KeysValues:
         empty = np.empty((rows, self.manifest.text_heads, 0, self.manifest.head_width), np.float32)
         return {name: OrtValue.ortvalue_from_numpy(empty) for name in self._past}
+
+
+def _rows(past: KeysValues, rows: Tokens) -> KeysValues:
+    return {name: OrtValue.ortvalue_from_numpy(value.numpy()[rows]) for name, value in past.items()}
 
 
 def load(folder: Path, settings: Settings) -> Int8Engine:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
 MANIFEST = "int8.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 # In the manifest as here, in the service's answers as there.
