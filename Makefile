@@ -43,8 +43,8 @@ evaluate: .venv/installed ## measure models/blip-emoji on 1,000 held-out scenes 
 export: .venv/installed ## export a model for ENGINE=int8 (MODEL_ID=… OUT=folder; CALIBRATION=folder of your pictures)
 	.venv/bin/python -m tools.export_int8 --model $(MODEL_ID) --out $(OUT) $(if $(CALIBRATION),--calibration $(CALIBRATION))
 
-fidelity: .venv/installed ## compare an export with its model (MODEL_ID=… INT8=folder IMAGES=folder)
-	.venv/bin/python benchmarks/fidelity.py --model $(MODEL_ID) --int8 $(INT8) --images $(IMAGES)
+fidelity: .venv/installed ## compare an export with its model (MODEL_ID=… INT8=folder IMAGES=folder; REFERENCES=file.json)
+	.venv/bin/python benchmarks/fidelity.py --model $(MODEL_ID) --int8 $(INT8) --images $(IMAGES) $(if $(REFERENCES),--references $(REFERENCES))
 
 bench-latency: ## time the engines on a full-size BLIP-base
 bench-batching: ## time the engines with 1, 2, 4 and 8 pictures at a time

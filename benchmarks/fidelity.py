@@ -3,8 +3,9 @@
     make fidelity MODEL_ID=models/blip-emoji INT8=build/blip-emoji-int8 IMAGES=models/blip-emoji/samples
     python benchmarks/fidelity.py --model models/blip-emoji --int8 build/blip-emoji-int8 --scenes 1000
 
-The second form draws held-out scenes of the embedded model, which come with the right caption. Prints a table; writes
-build/fidelity.json with each picture's captions. The logits are compared along the float32
+The second form draws held-out scenes of the embedded model, which come with the right caption. With `--references`, a
+JSON object of what people wrote ({"picture.jpg": ["a cat", "a cat on a sofa"], ...}), both engines get a CIDEr-D score.
+Prints a table; writes build/fidelity.json with each picture's captions. The logits are compared along the float32
 caption: both are asked what comes next after the same tokens.
 """
 
@@ -13,11 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 import torch
 from tqdm import tqdm
@@ -25,6 +26,7 @@ from transformers import AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.cider import bootstrap_interval, cider_d
 from captioning.cpus import available_cpus
 from captioning.errors import CaptioningError
 from captioning.model.engine import GenerationOptions
@@ -88,7 +90,12 @@ class Comparison:
         )
 
 
-def report(compared: list[Compared]) -> str:
+def read_references(file: Path) -> dict[str, list[str]]:
+    """Read what people wrote: for each picture's name a caption, or several."""
+    return {name: [one] if isinstance(one, str) else one for name, one in json.loads(file.read_bytes()).items()}
+
+
+def report(compared: list[Compared], references: Mapping[str, list[str]]) -> str:
     """Word the result as a Markdown table."""
     same = sum(one.first_difference is None for one in compared)
     places = [one.first_difference for one in compared if one.first_difference is not None]
@@ -103,6 +110,17 @@ def report(compared: list[Compared]) -> str:
         for engine in ("torch", "int8"):
             right = sum(getattr(one, engine) == one.truth for one in compared)
             rows.append((f"exactly right, {engine}", f"{right} ({right / len(compared):.1%})"))
+    if described := [one for one in compared if one.picture in references]:
+        float32 = cider_d({one.picture: one.torch for one in described}, references)
+        int8 = cider_d({one.picture: one.int8 for one in described}, references)
+        differences = [int8[name] - float32[name] for name in int8]
+        low, high = bootstrap_interval(differences)
+        rows += [
+            ("pictures with references", f"{len(described)}"),
+            ("CIDEr-D, torch", f"{mean(float32.values()):.3f}"),
+            ("CIDEr-D, int8", f"{mean(int8.values()):.3f}"),
+            ("int8 less torch, with its 95% interval", f"{mean(differences):+.3f} ({low:+.3f} to {high:+.3f})"),
+        ]
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 
@@ -113,9 +131,11 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--images", type=Path, help="folder of pictures; what is none is passed over")
     source.add_argument("--scenes", type=int, help="how many held-out scenes to draw")
+    parser.add_argument("--references", type=Path, help="JSON: what people wrote of each picture, by its file's name")
     parser.add_argument("--max-new-tokens", type=int, default=20)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "fidelity.json")
     args = parser.parse_args()
+    references = read_references(args.references) if args.references else {}
     comparison = Comparison(args.model, args.int8, args.max_new_tokens)
     source_of_pictures = list(pictures(args.images)) if args.images else scenes(args.scenes)
     compared = []
@@ -126,7 +146,7 @@ def main() -> None:
             print(f"{name}: passed over: {error}", file=sys.stderr)
     if not compared:
         sys.exit("There is no picture among these files.")
-    print(report(compared))
+    print(report(compared, references))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps([asdict(one) for one in compared], indent=1) + "\n")
     print(f"\nEach picture's captions: {args.out}")
