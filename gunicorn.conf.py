@@ -67,6 +67,7 @@ def post_worker_init(worker: Any) -> None:
     worker.on_drain = extensions["lifecycle"].drain
     worker.is_ready = lambda: extensions["captioner"].status == "ready"
     worker.bodies = extensions["bodies"]
+    worker.script_name = _settings.script_name
     worker.waits_for_successor = _settings.reload_overlap
 
 

@@ -43,6 +43,11 @@ class Settings(BaseSettings):
     web_concurrency: int = Field(1, ge=1, le=64, description="gunicorn workers; each loads its own model")
     host: BindHost = Field("0.0.0.0", description="address that gunicorn listens on; `::` is IPv4 and IPv6")  # noqa: S104
     port: int = Field(8000, ge=0, le=65535, description="port that gunicorn listens on")
+    script_name: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="prefix of all paths, such as /ai, where a proxy leaves it on",
+    )
     reload_overlap: bool = Field(
         True, description="a worker that is replaced serves until the next is ready; needs memory for two models"
     )

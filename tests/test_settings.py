@@ -189,7 +189,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
 
 
 def shown(default: object) -> str:
-    if default in (None, frozenset(), ()):
+    if default in (None, "", frozenset(), ()):
         return "none"
     if isinstance(default, frozenset):
         return "`" + ",".join(map(str, sorted(default))) + "`"

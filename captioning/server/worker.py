@@ -68,6 +68,9 @@ class Worker(GunicornWorker):  # type: ignore[misc]
     bodies: BodyRules
     """What is asked about a request's body before a thread has the request."""
 
+    script_name = ""
+    """The prefix of all paths, where a proxy passes them on with it."""
+
     waits_for_successor = True
     """Whether there is memory for a second model while this worker's successor loads."""
 
@@ -127,7 +130,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]
             max_connections=self._max_connections,
             threads=self.cfg.threads,
             keepalive_s=self.cfg.keepalive,
-            script_name=os.environ.get("SCRIPT_NAME", "").rstrip("/"),
+            script_name=self.script_name,
             log=self.log,
         )
         signal.set_wakeup_fd(self._loop.waker, warn_on_full_buffer=False)

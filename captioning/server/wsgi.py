@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -26,7 +27,7 @@ def make_environ(exchange: Exchange, *, client: Any, server: Any, script_name: s
         target = "/" + target.partition("://")[2].partition("/")[2]  # the absolute form (RFC 9112, section 3.2.2)
     path, _, query = target.partition("?")
     if not f"{path}/".startswith(f"{script_name}/"):
-        raise BadHttp(f"a path that is not below {script_name}")
+        raise BadHttp(f"a path that is not below {script_name}", HTTPStatus.NOT_FOUND)
     environ: Environ = {
         "REQUEST_METHOD": request.method.decode("ascii"),
         "SCRIPT_NAME": script_name,

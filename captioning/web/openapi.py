@@ -49,7 +49,7 @@ def describe_api(*, keys_needed: bool) -> Json:
             "version": "1.0.0",
             "description": "Answers a picture with a sentence about it, made by BLIP.",
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": "."}],
         "paths": {
             "/local-caption": {"post": _caption_operation(errors)},
             "/local-captions": {"post": _captions_operation(errors)},

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
+
+import requests
 
 from tests.bad_servers import BadServer, Connection
-from tests.conftest import SAMPLES, Service
+from tests.conftest import SAMPLES, Service, wait_until
 
 PICTURE = SAMPLES[0].read_bytes()
 
@@ -29,20 +33,14 @@ def test_forced_preloading_gives_the_same_captions(start_service: Start, service
 def test_two_workers_load_a_model_each(start_service: Start, service: Service) -> None:
     pair = start_service(WEB_CONCURRENCY="2", CACHE_MAX_ENTRIES="0", **service.model).wait_until_ready()
     assert len(pair.worker_pids()) == 2
-    deadline = time.monotonic() + 60
-    while pair.log.read_text().count("The model is ready") < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: pair.log.read_text().count("The model is ready") == 2)
     assert {pair.upload(PICTURE).text for _ in range(6)} == {service.upload(PICTURE).text}
     assert pair.stop() == 0
 
 
 def test_health_answers_while_the_model_loads(start_service: Start) -> None:
     starting = start_service()
-    deadline = time.monotonic() + 60
-    while "Booting worker" not in starting.log.read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: "Booting worker" in starting.log.read_text())
     assert starting.get("/healthz").json() == {"status": "ok"}
     early = starting.get("/readyz")
     assert (early.status_code, early.json()["status"]) == (503, "loading")
@@ -96,30 +94,29 @@ def test_a_bad_setting_ends_the_start_and_is_named(start_service: Start) -> None
 
 
 def test_slow_image_servers_hold_up_neither_uploads_nor_health(service: Service) -> None:
-    """As many callers as there are permits ask for a server that takes ten seconds; a quarter is told to come again.
+    """More callers than may download at once ask for a server that says nothing; times are judged by those before."""
+    go_on = threading.Event()
 
-    The ratio is to the same upload just before.
-    """
-
-    def answer_late(connection: Connection) -> None:
+    def say_nothing_yet(connection: Connection) -> None:
         connection.read_request()
-        connection.sleep(10)
+        go_on.wait(60)
 
-    def timed(ask: Callable[[], object]) -> float:
-        started = time.perf_counter()
-        ask()
-        return time.perf_counter() - started
+    def median_s(ask: Callable[[], requests.Response]) -> float:
+        took = []
+        for _ in range(9):
+            started = time.perf_counter()
+            assert ask().status_code == 200
+            took.append(time.perf_counter() - started)
+        return median(took)
 
-    alone = sorted(timed(lambda: service.upload(PICTURE)) for _ in range(5))[2]
-    with BadServer(answer_late) as slow, ThreadPoolExecutor(64) as callers:
-        waiting = [callers.submit(service.post, json={"imageUrl": slow.url("/a.png")}) for _ in range(64)]
-        while slow.connections < 48:
-            time.sleep(0.01)
-        health = sorted(timed(lambda: service.get("/healthz")) for _ in range(20))
-        beside = sorted(timed(lambda: service.upload(PICTURE)) for _ in range(5))[2]
-        assert sum(not future.done() for future in waiting) == 48
-        codes = [future.result().json()["code"] for future in waiting]
-        assert (codes.count("image_fetch_timeout"), codes.count("overloaded")) == (48, 16)
-    assert beside < 3 * alone
-    assert health[10] < 0.1
-    assert health[-1] < 0.5
+    asks = {"upload": lambda: service.upload(PICTURE), "health": lambda: service.get("/healthz")}
+    alone = {name: median_s(ask) for name, ask in asks.items()}
+    patient = {"X-Request-Timeout-Ms": "30000"}
+    with BadServer(say_nothing_yet) as slow, ThreadPoolExecutor(60) as callers:
+        for _ in range(60):
+            callers.submit(service.post, json={"imageUrl": slow.url("/a.png")}, headers=patient)
+        wait_until(lambda: slow.connections == 48)
+        beside = {name: median_s(ask) for name, ask in asks.items()}
+        go_on.set()
+    for name, seconds in beside.items():
+        assert seconds < max(5 * alone[name], 0.05), name

@@ -143,8 +143,9 @@ function notice(text) {
 function showCurl() {
   const sample = document.querySelector("#samples button")?.dataset.name;
   const key = byId("key-form").hidden ? "" : " -H 'Authorization: Bearer YOUR_KEY'";
-  const caption = `curl -s ${location.origin}/local-caption${key} -F image=@`;
-  byId("curl").textContent = sample ? `curl -s ${location.origin}/samples/${sample} | ${caption}-` : `${caption}picture.jpg`;
+  const here = new URL(".", location.href).href; // the service may lie below a prefix
+  const caption = `curl -s ${here}local-caption${key} -F image=@`;
+  byId("curl").textContent = sample ? `curl -s ${here}samples/${sample} | ${caption}-` : `${caption}picture.jpg`;
 }
 
 byId("copy-curl").addEventListener("click", (event) => copyFrom(event.currentTarget, byId("curl").textContent));

@@ -92,7 +92,7 @@ function send(fields, { signal, onState }) {
     const form = new FormData();
     for (const [name, value] of Object.entries(fields)) form.append(name, value);
     const request = new XMLHttpRequest();
-    request.open("POST", "/local-caption");
+    request.open("POST", "local-caption");
     const key = storedKey();
     if (key) request.setRequestHeader("Authorization", `Bearer ${key}`);
     request.upload.onprogress = (event) => onState({ name: "uploading", share: event.loaded / event.total });

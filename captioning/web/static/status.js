@@ -27,7 +27,7 @@ document.addEventListener("visibilitychange", () => !document.hidden && watchSta
 
 async function askStatus() {
   try {
-    const response = await fetch("/readyz", { cache: "no-store", signal: AbortSignal.timeout(10_000) });
+    const response = await fetch("readyz", { cache: "no-store", signal: AbortSignal.timeout(10_000) });
     return await response.json();
   } catch {
     return null; // no service, or a proxy that answers in its place
