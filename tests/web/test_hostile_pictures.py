@@ -17,7 +17,7 @@ from benchmarks.hostile_pictures import hostile_pictures
 from benchmarks.memory import SMALL
 from benchmarks.pictures import encoded, picture
 from benchmarks.server import memory
-from benchmarks.worst_pictures import distinct, png
+from benchmarks.worst_pictures import distinct, png, worst_pngs
 from captioning.pictures.decoder_process import MAX_LEAK_BYTES
 from captioning.settings import MIB
 from tests.conftest import EMOJI_MODEL, SAMPLES, Service, wait_until
@@ -87,10 +87,30 @@ def test_one_costs_bounded_memory_and_its_sender_alone(small_service: Service, n
     assert small_service.worker_pids() == workers
 
 
-def test_an_ordinary_photograph_of_a_phone_is_captioned(small_service: Service) -> None:
-    for form, options in (("AVIF", {"speed": 10}), ("JPEG", {}), ("WEBP", {"method": 0})):
-        answer = small_service.upload(encoded(picture(4000, 3000), form, **options))
-        assert answer.status_code == 200, answer.text
+@pytest.mark.slow
+def test_as_many_40_megapixel_pictures_as_are_let_in_stay_within_the_bounds(small_service: Service) -> None:
+    workers = small_service.worker_pids()
+    pngs = list(worst_pngs().values())
+    at_once = int(SMALL["MAX_CONCURRENT_REQUESTS"])
+    with watched_memory(small_service) as growth, ThreadPoolExecutor(at_once) as callers:
+        answers = list(callers.map(small_service.upload, map(distinct, (pngs * at_once)[:at_once], count())))
+        assert growth() < BOUND + MARGIN
+    statuses = {answer.status_code for answer in answers}
+    assert 200 in statuses
+    assert statuses <= {200, 429, 504}
+    assert small_service.worker_pids() == workers
+
+
+PHOTOGRAPHS = {
+    form: encoded(picture(4000, 3000), form, **options)
+    for form, options in (("AVIF", {"speed": 10}), ("JPEG", {}), ("WEBP", {"method": 0}))
+}
+
+
+@pytest.mark.parametrize("form", PHOTOGRAPHS)
+def test_an_ordinary_photograph_of_12_megapixels_is_captioned(small_service: Service, form: str) -> None:
+    answer = small_service.upload(PHOTOGRAPHS[form])
+    assert answer.status_code == 200, answer.text
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
