@@ -16,6 +16,7 @@ import resource
 import signal
 import struct
 from contextlib import suppress
+from pathlib import Path
 
 _NOBODY = 65_534
 
@@ -73,6 +74,8 @@ def enter(address_space_bytes: int) -> None:
 
     The process must have one thread. It is killed when the thread that started it ends.
     """
+    with suppress(OSError):  # where /proc is read-only
+        Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, this process goes first
     libc = ctypes.CDLL(None, use_errno=True)
     if os.geteuid() == 0:
         with suppress(OSError):  # a user namespace may have no such user

@@ -336,6 +336,7 @@ def test_the_kernel_limits_it_even_where_no_filter_is_allowed(decoders: Decoders
         assert "0" not in status["Uid"].split()
         assert int(status["CapEff"], 16) == 0
         assert len(os.listdir(f"/proc/{pid}/task")) == 1
+        assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "1000"
 
 
 def test_nothing_it_prints_reaches_anybody(decoders: Decoders, capfd: pytest.CaptureFixture[str]) -> None:
