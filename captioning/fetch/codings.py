@@ -27,6 +27,7 @@ _PIECE = 65_536
 _MAX_LAYERS = 3
 _HEAD_BYTES = 12
 _MEMBER_BYTES = 4
+_MAX_MEMBERS = 1000
 # Brotli and raw deflate may begin with any byte, but do not begin as pictures do.
 _PICTURE = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*|....ftyp", re.DOTALL)
 
@@ -132,6 +133,7 @@ def _limited(pieces: Iterable[bytes], max_bytes: int, on_bytes: Callable[[int], 
 def _members(pieces: Iterable[bytes], coding: _Coding, deadline: Deadline) -> Iterator[bytes]:
     """Unpack one member after the other (RFC 1952, section 2.2); what follows the last is ignored."""
     decompressor = coding.decompressor()
+    members = 1
     between = b""
     try:
         for piece in pieces:
@@ -143,7 +145,10 @@ def _members(pieces: Iterable[bytes], coding: _Coding, deadline: Deadline) -> It
                         break
                     if coding.begins is None or not coding.begins.match(data):
                         return
+                    if members == _MAX_MEMBERS:  # each takes work, even one of nothing
+                        raise ImageFetchFailed(f"The image is packed in more than {_MAX_MEMBERS:,} members.")
                     decompressor = coding.decompressor()
+                    members += 1
                 deadline.check()  # much work may come to nothing
                 if output := decompressor.decompress(data, _PIECE):
                     yield output
