@@ -112,6 +112,11 @@ def test_the_architecture_names_every_module() -> None:
     assert named <= modules | {module.name for module in ROOT.glob("*.py")}
 
 
+def test_the_documents_name_tests_that_are_there() -> None:
+    named = {path for document in DOCUMENTS for path in re.findall(r"tests/[a-z0-9_/]+\.py", document.read_text())}
+    assert [path for path in sorted(named) if not (ROOT / path).is_file()] == []
+
+
 def is_external(link: str) -> bool:
     return link.startswith(("https://", "http://"))
 
