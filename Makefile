@@ -1,6 +1,6 @@
 # What people do here. `make` alone lists it.
 SHELL := /bin/bash
-PYTHON ?= python3.11
+PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,$(shell python$(version) -c '' 2> /dev/null && echo python$(version))))
 export PORT ?= 8000
 BENCHMARKS = bench-latency bench-batching bench-repetition bench-load bench-memory bench-soak
 
@@ -17,7 +17,10 @@ demo: .venv/installed ## serve the embedded model, caption the sample pictures, 
 run: .venv/installed ## serve BLIP-base (MODEL_ID=… for another); a first start downloads 990 MB
 	.venv/bin/gunicorn wsgi:app
 
-test: .venv/installed-dev ## run all tests
+test: .venv/installed-dev ## run all tests (up to 30 minutes on 2 cores; test-fast leaves the slow ones out)
+	@echo "All tests take up to 30 minutes on 2 cores; make test-fast leaves out the slow ones."
+	@for program in redis-server chromium node npm; do command -v $$program > /dev/null || \
+	echo "Without $$program, the tests that use it are skipped."; done
 	.venv/bin/pytest
 
 test-fast: .venv/installed-dev ## run all tests but the slow ones
@@ -74,6 +77,7 @@ clean: ## remove what was made, the trained model excepted
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/installed: requirements.txt
+	$(if $(PYTHON),,$(error Python 3.11, 3.12 or 3.13 is needed. Install one, or name it: make install PYTHON=/path/to/python3))
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +16,21 @@ import requests
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "models/blip-emoji"
-URL = f"http://127.0.0.1:{os.environ.get('PORT') or 8000}"
+PORT = os.environ.get("PORT") or "8000"
+HOST = os.environ.get("HOST") or "127.0.0.1"
+URL = f"http://127.0.0.1:{PORT}"
+
+
+def check_port() -> None:
+    """End the demo in a sentence where its port is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", int(PORT)))
+        except (OSError, ValueError, OverflowError) as error:
+            taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            other = "stop what listens there, or choose another one: PORT=8001 make demo"
+            sys.exit(f"Port {PORT} is taken: {other}" if taken else f"PORT={PORT} cannot be used: {error}")
 
 
 def wait_until_ready(server: subprocess.Popen[bytes]) -> None:
@@ -41,7 +57,8 @@ def caption(picture: Path) -> tuple[str, float]:
 def main() -> int:
     """Run the demo."""
     quiet = {"LOG_LEVEL": "WARNING", "GUNICORN_CMD_ARGS": "--log-level warning"}
-    environment = {**os.environ, **quiet, "MODEL_ID": MODEL}
+    environment = {**os.environ, **quiet, "MODEL_ID": MODEL, "HOST": HOST}
+    check_port()
     print(f"Loading {MODEL} ...", flush=True)
     # In a group of its own, the server does not get Ctrl-C as well: it is stopped once, below.
     server = subprocess.Popen(
@@ -55,9 +72,9 @@ def main() -> int:
         for picture in sorted((ROOT / MODEL / "samples").glob("*.jpg")):
             text, milliseconds = caption(picture)
             print(f"  {picture.name:<18} {text:<74} {milliseconds:4.0f} ms", flush=True)
-        print(f"\nServing at {URL} until Ctrl-C. Try it from another terminal:\n")
+        print(f"\nOpen {URL}/ in a browser; Ctrl-C ends the service. Or try it from another terminal:\n")
         print(
-            f"  curl --data-binary @{MODEL}/samples/one-1.jpg -H 'Content-Type: image/jpeg' {URL}/local-caption\n",
+            f"  curl -s --data-binary @{MODEL}/samples/one-1.jpg -H 'Content-Type: image/jpeg' {URL}/local-caption\n",
             flush=True,
         )
         return server.wait()

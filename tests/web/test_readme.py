@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import pytest
 from tests.conftest import ROOT, Service, free_port, required_program
 
 README = ROOT / "README.md"
-DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 # A block of this kind is one command and exactly what it prints.
 SHOWN = [
     pytest.param(block, id=f"{document.stem}-{number}")
@@ -79,8 +80,40 @@ def test_the_demo_captions_its_samples_and_goes_on_serving() -> None:
         assert len(rows) == 12
         ran = subprocess.run(shlex.split(printed[-1]), cwd=ROOT, capture_output=True, text=True, check=True)
         assert '"output"' in ran.stdout
+        assert ran.stderr == ""
+        assert any(line.startswith(f"Open http://127.0.0.1:{port}/ in a browser") for line in printed)
         os.killpg(demo.pid, signal.SIGINT)  # as Ctrl-C does
         assert demo.wait(timeout=60) == 0
+
+
+def test_the_demo_says_first_that_its_port_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "examples/demo.py"]
+        environment = {**os.environ, "PORT": str(port)}
+        ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr == f"Port {port} is taken: stop what listens there, or choose another one: PORT=8001 make demo\n"
+
+
+@pytest.mark.parametrize(
+    ("installed", "chosen"),
+    [(["3.13"], "python3.13"), (["3.12", "3.13"], "python3.12"), (["3.11", "3.12"], "python3.11"), ([], None)],
+)
+def test_make_takes_the_python_that_is_there(tmp_path: Path, installed: list[str], chosen: str | None) -> None:
+    for name in ("bash", "grep", "sed", "echo", "make", "false"):
+        (tmp_path / name).symlink_to(required_program(name))
+    for version in installed:
+        (tmp_path / f"python{version}").write_text("#!/bin/sh\nexit 0\n")
+        (tmp_path / f"python{version}").chmod(0o755)
+    command = ["make", "--dry-run", "--always-make", "install"]
+    environment = {"PATH": str(tmp_path)}
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    if chosen:
+        assert f"{chosen} -m venv .venv" in ran.stdout
+    else:
+        assert ran.returncode != 0
+        assert "Python 3.11, 3.12 or 3.13 is needed" in ran.stderr
 
 
 def test_every_make_target_is_one_that_the_documents_may_name() -> None:
@@ -94,6 +127,17 @@ def test_every_make_target_is_one_that_the_documents_may_name() -> None:
     }
     assert named <= targets
     assert {"demo", "test", "run", "lint", "help"} <= targets
+
+
+def test_the_tests_that_hold_the_guarantees_are_there() -> None:
+    named = re.findall(r"^- `(tests/\S+\.py)::(\w+)`$", (ROOT / "docs" / "guarantees.md").read_text(), re.MULTILINE)
+    missing = [(path, name) for path, name in named if f"\ndef {name}(" not in (ROOT / path).read_text()]
+    assert named
+    assert missing == []
+
+
+def test_the_readme_is_read_in_one_sitting() -> None:
+    assert len(README.read_text().splitlines()) <= 120
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
