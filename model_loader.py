@@ -106,7 +106,8 @@ def identify(settings: Settings) -> str:
     """Return what tells the loaded model's captions from those of others, wherever its files lie."""
     if not settings.cache_url:
         return settings.engine  # captions stay in this process, which has no other model
-    return f"{settings.engine}:{files_sha256(local_folder(settings), engine_kind(settings).weights)}"
+    weights = files_sha256(local_folder(settings), engine_kind(settings).weights)
+    return f"{settings.engine}:{settings.torch_dtype}:{weights}"
 
 
 def name_and_revision(settings: Settings) -> tuple[str, str | None]:

@@ -22,6 +22,8 @@ NO_REPEAT_NGRAM_SIZE_LIMIT = 100
 REPETITION_PENALTY_LIMIT = 10
 BATCH_SIZE_LIMIT = 64
 
+TorchDtype = Literal["float32", "bfloat16", "auto"]
+
 
 class SettingsError(ValueError):
     """One sentence that says which environment variables are wrong, and how."""
@@ -39,6 +41,10 @@ class Settings(BaseSettings):
         None, min_length=1, description="commit, tag or branch of a hub model; BLIP-base is pinned"
     )
     engine: str = Field("torch", description="what runs the model; int8 serves an export")
+    torch_dtype: TorchDtype = Field(
+        "float32",
+        description="numbers of ENGINE=torch on a CPU; auto: bfloat16 where the CPU is quicker with it, else float32",
+    )
     num_threads: int = Field(0, ge=0, le=256, description="threads of the model; 0: the container's CPUs, shared out")
     web_concurrency: int = Field(1, ge=1, le=64, description="gunicorn workers; each loads its own model")
     host: BindHost = Field("0.0.0.0", description="address that gunicorn listens on; `::` is IPv4 and IPv6")  # noqa: S104
