@@ -59,10 +59,21 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
         time.sleep(0.02)
 
 
+def remounted(mounts: str) -> list[str]:
+    """Return what runs the command behind it where these shell commands have mounted file systems for it alone."""
+    if not mounts:
+        return []
+    box = [required_program("unshare"), "--user", "--map-root-user", "--mount"]
+    if subprocess.run([*box, "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount file systems of their own")
+    return [*box, "sh", "-c", f'{mounts} && exec "$0" "$@"']
+
+
 class Service:
     """Run `gunicorn wsgi:app` in the project's root and speak to it."""
 
-    def __init__(self, log: Path, application: str = "wsgi:app", **environment: str) -> None:
+    def __init__(self, log: Path, application: str = "wsgi:app", *, mounts: str = "", **environment: str) -> None:
+        """Start it; ``mounts`` are shell commands that first change the file systems which it alone sees."""
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
@@ -71,7 +82,7 @@ class Service:
         defaults = {"PORT": str(self.port), "MODEL_ID": str(EMOJI_MODEL), "PYTHONUNBUFFERED": "1"}
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", application],
+                [*remounted(mounts), sys.executable, "-m", "gunicorn", application],
                 cwd=ROOT,
                 env={**inherited, **defaults, **{k: v.replace("PORT", str(self.port)) for k, v in environment.items()}},
                 stdout=output,
