@@ -89,6 +89,8 @@ class Connection:
         Raises:
             BadHttp: it will never be.
         """
+        if not self._searched and self.received.startswith(b"\r\n"):
+            del self.received[:2]  # one empty line before a request is ignored (RFC 9112, section 2.2)
         length = head_length(self.received, self._searched)
         self._searched = 0 if length else max(0, len(self.received) - 3)
         head = bytes(self.received[:length])

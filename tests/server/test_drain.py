@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,42 @@ def test_a_stop_finishes_what_was_accepted_and_refuses_the_rest(
     assert [answer.result(60).status_code for answer in held] == [200] * 8
     assert service.process.wait(timeout=30) == 0
     assert "Traceback" not in service.log.read_text()
+
+
+@contextmanager
+def half_an_upload(service: Service) -> Iterator[socket.socket]:
+    """Send an upload's head and half of its body; the rest, ``PICTURE[1000:]``, is the test's to send."""
+    head = b"POST /local-caption HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as client:
+        client.sendall(head % len(PICTURE) + PICTURE[:1000])
+        wait_until(lambda: service.get("/healthz").ok)  # so the main loop has been round
+        yield client
+
+
+def test_an_upload_whose_head_had_come_is_accepted_though_its_body_comes_later(start_service: Start) -> None:
+    service = start_service().wait_until_ready()
+    with half_an_upload(service) as client:
+        service.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: readiness(service) == "draining")
+        client.sendall(PICTURE[1000:])
+        assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+    assert service.process.wait(timeout=30) == 0
+
+
+def test_a_drain_that_begins_while_the_model_loads_stays_a_drain(start_service: Start) -> None:
+    service = start_service()
+    wait_until(lambda: "Booting worker" in service.log.read_text())
+    assert readiness(service) == "loading"
+    with half_an_upload(service) as client:
+        service.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: readiness(service) == "draining")
+        end = time.monotonic() + 3  # the model is there before that, or it never comes
+        while time.monotonic() < end:
+            assert readiness(service) == "draining"
+            assert service.upload(PICTURE).json()["code"] == "shutting_down"
+        client.sendall(PICTURE[1000:])
+        assert client.recv(100)
+    assert service.process.wait(timeout=30) == 0
 
 
 def test_a_second_interrupt_ends_it_at_once(

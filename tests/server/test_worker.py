@@ -173,25 +173,47 @@ def test_a_client_may_ask_whether_to_go_on(small: Service) -> None:
         assert b'"output"' in read_answers(client, 1)
 
 
-@pytest.mark.parametrize(
-    ("request_head", "status"),
-    [
-        (b"GET /%s HTTP/1.1\r\n\r\n" % (b"a" * 8_200), 414),
-        (b"GET / HTTP/1.1\r\nX: %s\r\n\r\n" % (b"a" * 9_000), 431),
-        (b"GET / HTTP/1.1\r\n%s\r\n" % b"".join(b"X-%d: a\r\n" % n for n in range(200)), 431),
-        (b"GET / HTTP/1.1\r\nX: %s" % (b"a" * (MAX_HEAD_BYTES + 10_000)), 431),
-        (b"GET / HTTP/1.1\nHost: x\n\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nX: a\nb", 400),
-        (b"\r\n\r\nGET / HTTP/1.1\r\n\r\n", 400),
-        (b"\n", 400),
-    ],
-    ids=["long line", "long field", "many fields", "endless", "bare LF", "bare LF, endless", "blank lines", "LF"],
-)
-def test_what_cannot_be_parsed_is_refused_in_the_form_of_all_errors(
-    small: Service, request_head: bytes, status: int
-) -> None:
+LINE = b"GET /healthz HTTP/1.1\r\n"
+POST = b"POST /local-caption HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+REFUSED = {
+    "long line": (b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % (b"a" * 8_200), 414),
+    "long field": (LINE + b"Host: x\r\nX: %s\r\n\r\n" % (b"a" * 9_000), 431),
+    "many fields": (LINE + b"Host: x\r\n%s\r\n" % b"".join(b"X-%d: a\r\n" % n for n in range(200)), 431),
+    "endless": (LINE + b"Host: x\r\nX: %s" % (b"a" * (MAX_HEAD_BYTES + 10_000)), 431),
+    "bare LF": (b"GET / HTTP/1.1\nHost: x\n\n", 400),
+    "bare LF, endless": (LINE + b"Host: x\r\nX: a\nb", 400),
+    "bare CR": (LINE + b"Host: x\r\nX: a\rb\r\n\r\n", 400),
+    "blank lines": (b"\r\n\r\n" + HEALTH, 400),
+    "LF": (b"\n", 400),
+    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+    "control character": (LINE + b"Host: x\r\nX: a\x01b\r\n\r\n", 400),
+    "folded line": (LINE + b"Host: x\r\nX: a\r\n b\r\n\r\n", 400),
+    "space before colon": (LINE + b"Host : x\r\n\r\n", 400),
+    "no Host": (LINE + b"\r\n", 400),
+    "two Hosts": (LINE + b"Host: x\r\nHost: x\r\n\r\n", 400),
+    "two Hosts in HTTP/1.0": (b"GET /healthz HTTP/1.0\r\nHost: x\r\nHost: y\r\n\r\n", 400),
+    "Host with a path": (LINE + b"Host: x/y\r\n\r\n", 400),
+    "Host with a scheme": (LINE + b"Host: http://x\r\n\r\n", 400),
+    "Host with a user": (LINE + b"Host: a@x\r\n\r\n", 400),
+    "Host of two words": (LINE + b"Host: x y\r\n\r\n", 400),
+    "Host with a bad port": (LINE + b"Host: x:http\r\n\r\n", 400),
+    "two types": (POST + b"Content-Type: text/plain\r\nContent-Length: 1\r\n\r\na", 400),
+    "two lengths": (POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\na", 400),
+    "no length": (POST + b"Content-Length: +1\r\n\r\na", 400),
+    "length and chunks": (POST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    "chunks in HTTP/1.0": (POST.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    "unknown coding": (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n", 501),
+    "unknown expectation": (POST + b"Expect: tea\r\nContent-Length: 1\r\n\r\n", 417),
+    "unknown version": (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505),
+    "no path": (b"GET healthz HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    "tunnel": (b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+}
+
+
+@pytest.mark.parametrize(("says", "status"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_cannot_be_parsed_is_refused_in_the_form_of_all_errors(small: Service, says: bytes, status: int) -> None:
     with connect(small) as client:
-        client.sendall(request_head)
+        client.sendall(says)
         answer = HTTPResponse(client)
         answer.begin()
         told = json.loads(answer.read())
@@ -199,6 +221,25 @@ def test_what_cannot_be_parsed_is_refused_in_the_form_of_all_errors(
     assert answer.status == status
     assert told.keys() == {"error", "code", "requestId"}
     assert (told["code"], told["requestId"]) == ("invalid_request", answer.headers["X-Request-Id"])
+
+
+SERVED = {
+    "old": b"GET /healthz HTTP/1.0\r\n\r\n",
+    "empty Host": LINE + b"Host:\r\n\r\n",
+    "Host with a port": LINE + b"Host: a-b.example:8000\r\n\r\n",
+    "Host that is an address": LINE + b"Host: [::1]:8000\r\n\r\n",
+    "whole URL": b"GET http://x.example/healthz?a=b HTTP/1.1\r\nHost: y\r\n\r\n",
+    "escapes": b"GET /%68ealthz HTTP/1.1\r\nHost: x\r\n\r\n",
+    "an empty line before it": b"\r\n" + HEALTH,
+    "an odd name": LINE + b"Host: x\r\nX_Odd: a\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("says", SERVED.values(), ids=SERVED.keys())
+def test_odd_but_valid_http_is_served(small: Service, says: bytes) -> None:
+    with connect(small) as client:
+        client.sendall(says)
+        assert b'"ok"' in read_answers(client, 1)
 
 
 def test_tls_is_refused_at_the_start(start_service: Callable[..., Service]) -> None:
