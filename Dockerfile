@@ -1,22 +1,37 @@
 # The service with its model inside: `docker build -t smartscan-captioning .`, then `docker compose up`.
+# Pin it for a build that can be repeated: --build-arg PYTHON=python@sha256:…, as `docker buildx imagetools inspect
+# python:3.11-slim-bookworm` names it.
 ARG PYTHON=python:3.11-slim-bookworm
 
-# Exports the model to 8 bits; torch and transformers are needed here and nowhere later.
+# Exports the model to 8 bits; torch and transformers are needed here and nowhere later. Only what the export imports is
+# copied, so that a change of anything else does not export again.
 FROM ${PYTHON} AS export
-ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 ARG MODEL_ID=Salesforce/blip-image-captioning-base
 WORKDIR /service
-COPY requirements.txt .
-RUN pip install --no-cache-dir --root-user-action=ignore -r requirements.txt
-COPY . .
+COPY requirements.txt ./
+# The index serves torch alone: no other name can come from it.
+RUN grep '^torch==' requirements.txt > torch.txt \
+    && pip install --no-cache-dir --no-deps --root-user-action=ignore \
+        ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} -r torch.txt \
+    && pip install --no-cache-dir --root-user-action=ignore -r requirements.txt
+COPY tools tools
+COPY models models
+COPY model_loader.py ./
+COPY captioning/*.py captioning/
+COPY captioning/cache captioning/cache
+COPY captioning/model captioning/model
+COPY captioning/observe captioning/observe
 RUN python -m tools.export_int8 --model "$MODEL_ID" --out /model
 
 FROM ${PYTHON}
 WORKDIR /service
-COPY requirements.txt .
-# What only the export and the float32 engine import is left out: a third of a gigabyte instead of two.
-RUN grep -vE '^(torch|transformers|onnx|sympy|mpmath|networkx|hf-xet)==' requirements.txt > serving.txt \
+COPY requirements.txt ./
+# What only the export and the float32 engine import is left out: a third of a gigabyte instead of two. /sbom.json lists
+# what is there (pip's own format; cyclonedx-py reads it).
+RUN grep -vE '^(torch|transformers|onnx|ml-dtypes|sympy|mpmath|networkx|hf-xet)==' requirements.txt > serving.txt \
     && pip install --no-cache-dir --no-deps --root-user-action=ignore -r serving.txt \
+    && pip inspect > /sbom.json \
     && useradd --system --uid 10001 service
 COPY --from=export /model /model
 COPY app.py wsgi.py model_loader.py gunicorn.conf.py ./

@@ -11,7 +11,9 @@ import { Refusal, toRefusal } from "./refusals.mjs";
  * @typedef {import("node:http").ServerResponse} Response
  */
 
-const serviceUrl = process.env.CAPTION_SERVICE_URL || "http://127.0.0.1:8000";
+const given = process.env.CAPTION_SERVICE_URL || "http://127.0.0.1:8000";
+// Platforms name a service on their private network as host:port.
+const serviceUrl = /^[\w.-]+:\d+$/.test(given) ? `http://${given}` : given;
 if (!/^https?:/.test(serviceUrl) || !URL.canParse(serviceUrl)) end("CAPTION_SERVICE_URL: an http: or https: URL.");
 const port = wholeNumber("PORT", 3000, 0);
 const timeoutMs = wholeNumber("CAPTION_TIMEOUT_MS", 30_000);

@@ -274,7 +274,8 @@ def test_a_failure_is_the_callers_or_not(
 
 
 def test_a_wrong_key_is_not_the_callers_fault(start_gateway: StartGateway, small_service: Service) -> None:
-    gateway = start_gateway(small_service.url, CAPTION_API_KEY="wrong")
+    host_and_port = small_service.url.removeprefix("http://")  # as platforms name it
+    gateway = start_gateway(host_and_port, CAPTION_API_KEY="wrong")
     answer = gateway.upload(SAMPLES[0].read_bytes())
     assert (answer.status_code, answer.json()["code"]) == (502, "caption_service_failed")
     assert "key" not in answer.text
