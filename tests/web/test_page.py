@@ -298,14 +298,13 @@ def test_many_pictures_make_progress_each_on_its_own(open_service: Service, open
 
 def test_removing_a_card_ends_its_upload(open_service: Service, open_page: Open) -> None:
     page = open_page(open_service)
-    failed: list[str] = []
-    page.on("requestfailed", lambda request: failed.append(f"{request.url} {request.failure}"))
     with standing_still(open_service):
         page.get_by_label("Choose pictures").set_input_files(SAMPLES[0])
         expect(cards(page).first.locator(".state")).to_have_text("Captioning…")
-        page.get_by_role("button", name=f"Remove {SAMPLES[0].name}").click()
+        with page.expect_event("requestfailed") as failed:
+            page.get_by_role("button", name=f"Remove {SAMPLES[0].name}").click()
         expect(page.get_by_label("Choose pictures")).to_be_focused()
-    assert failed == [f"{open_service.url}/local-caption net::ERR_ABORTED"]
+    assert (failed.value.url, failed.value.failure) == (f"{open_service.url}/local-caption", "net::ERR_ABORTED")
 
 
 def test_an_error_is_the_services_sentence(open_service: Service, open_page: Open, image_server: str) -> None:
@@ -530,7 +529,7 @@ def test_only_the_samples_that_are_there_are_offered(tmp_path: Path, open_servic
 
 
 def test_every_file_of_the_page_is_kept_strict_and_asked_about_again(open_service: Service) -> None:
-    files = sorted(path.name for path in (ROOT / "captioning" / "static").iterdir())
+    files = sorted(path.name for path in (ROOT / "captioning" / "web" / "static").iterdir())
     for path in ("/", f"/samples/{SAMPLES[0].name}", *(f"/static/{name}" for name in files)):
         answer = open_service.get(path)
         assert answer.status_code == 200
