@@ -7,6 +7,7 @@ ends when that socket does. It imports nothing of what serves or runs a model: s
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import os
 import pickle
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from captioning.errors import ImageTooCostly, UnusableImage
+from captioning.errors import CorruptImage, ImageTooCostly, UnusableImage
 from captioning.pictures import sandbox
 from captioning.pictures.decoder import open_image
 from captioning.pictures.formats import FORMATS
@@ -28,6 +29,11 @@ from captioning.pictures.wire import ANSWER, BUG, MAX_TEXT_BYTES, PICTURE, REFUS
 MAX_LEAK_BYTES = 32 * 2**20
 """What codecs do not give back of damaged pictures. A process that has lost more makes room for a new one."""
 _REST_MS = 500
+
+_errno_location = ctypes.CDLL(None).__errno_location
+_errno_location.restype = ctypes.POINTER(ctypes.c_int)
+_ERRNO: ctypes.c_int = _errno_location().contents
+"""C's errno, of the one thread that there is. malloc sets it where it fails, and nothing that succeeds resets it."""
 
 
 def serve(channel: socket.socket) -> None:
@@ -70,11 +76,15 @@ class _Answer(NamedTuple):
 
 
 def _answer(data: bytes, setup: Setup) -> _Answer:
+    _ERRNO.value = 0
     try:
         opened = open_image(data, max_pixels=setup.max_pixels, target_size=max(setup.preprocess.size))
         pixel_values = setup.preprocess(opened.decode())  # [3, H, W]
         return _Answer(PICTURE, pixel_values.data.cast("B"), opened.format, opened.size)
     except UnusableImage as refusal:
+        if isinstance(refusal, CorruptImage) and _ERRNO.value == errno.ENOMEM:
+            # Most codecs say of memory that they did not get that the file is damaged.
+            refusal = ImageTooCostly(detail=refusal.detail)
         code = next(code for code, kind in REFUSALS.items() if kind is type(refusal))
         return _Answer(code, _text(f"{refusal.message}\n{refusal.detail or ''}"))
     except MemoryError as error:

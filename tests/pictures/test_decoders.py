@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
+from benchmarks.hostile_pictures import avif_larger_than_told
 from benchmarks.server import memory
 from benchmarks.worst_pictures import png
 from captioning.deadline import Deadline
@@ -32,7 +34,7 @@ from captioning.settings import MIB
 from tests.conftest import ROOT, wait_until
 from tests.conftest import SAMPLES as SCENES
 from tests.pictures.intruders import Intruder
-from tests.sample_pictures import LARGE_SAMPLES, RARE_SAMPLES, SAMPLES
+from tests.sample_pictures import LARGE_SAMPLES, RARE_SAMPLES, SAMPLES, encoded
 
 PICTURE = SAMPLES["png"]
 SLOW = png()
@@ -132,6 +134,36 @@ def test_memory_is_bounded(decoders: Decoders) -> None:
     with pytest.raises(ImageTooCostly):
         decode(decoders, preprocess=Intruder(source.format(250)))
     assert decode(decoders).shape == (3, 384, 384)
+
+
+GREEDY = {
+    "PNG": png(),
+    "JPEG": encoded(Image.new("RGB", (4000, 3000)), "JPEG", progressive=True, subsampling=0),
+    "WebP": encoded(Image.new("RGB", (3000, 2000)), "WEBP", method=0),
+    "AVIF": encoded(Image.new("RGB", (4000, 3000)), "AVIF", speed=10),
+    "TIFF": encoded(
+        Image.new("RGB", (4000, 3000)), "TIFF", compression="tiff_adobe_deflate", tiffinfo={278: 3000, 274: 6}
+    ),
+    "AVIF larger than told": avif_larger_than_told(),
+}
+
+
+@pytest.fixture(scope="module")
+def narrow() -> Iterator[Decoders]:
+    with closing(Decoders(processes=1, memory_bytes=0, max_pixels=40_000_000)) as started:
+        yield started
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_a_codec_that_gets_no_memory_does_not_call_its_picture_damaged(narrow: Decoders, name: str) -> None:
+    with pytest.raises(ImageTooCostly):
+        decode(narrow, GREEDY[name])
+
+
+def test_a_damaged_picture_is_called_damaged_where_memory_is_short(narrow: Decoders) -> None:
+    for name in ("png", "jpeg", "webp", "avif", "gif", "tiff lzw"):
+        with pytest.raises(CorruptImage):
+            decode(narrow, SAMPLES[name][: len(SAMPLES[name]) // 2])
 
 
 def test_processor_time_is_bounded() -> None:
