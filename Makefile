@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,$(shell python$(version) -c '' 2> /dev/null && echo python$(version))))
 export PORT ?= 8000
-BENCHMARKS = bench-latency bench-batching bench-repetition bench-load bench-memory bench-soak
+BENCHMARKS = bench-latency bench-batching bench-load bench-memory bench-soak
 
 .PHONY: help install demo run test test-fast fuzz lint format train evaluate export fidelity robustness lock clean $(BENCHMARKS)
 
@@ -51,7 +51,6 @@ fidelity: .venv/installed ## compare an export with its model (MODEL_ID=… INT8
 
 bench-latency: ## time the engines on a full-size BLIP-base
 bench-batching: ## time the engines with 1, 2, 4 and 8 pictures at a time
-bench-repetition: ## time the options against repetition
 bench-load: ## offer the service up to four times what it can do, and the plain service of benchmarks/ too
 bench-memory: ## run the int8 service in a memory cgroup (needs root)
 bench-soak: ## see whether memory grows over 2,000 mixed requests
