@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, TypeVar
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic.alias_generators import to_camel
 from werkzeug.wrappers import Request
 
 from captioning.errors import (
-    InvalidImageUrl,
     InvalidParameter,
     MissingImage,
     UnsupportedContentType,
@@ -20,83 +17,14 @@ from captioning.errors import (
 )
 from captioning.model.engine import GenerationOptions
 from captioning.pictures.sniffing import mislabelled, not_an_image
-from captioning.settings import (
-    MAX_NEW_TOKENS_LIMIT,
-    NO_REPEAT_NGRAM_SIZE_LIMIT,
-    NUM_BEAMS_LIMIT,
-    REPETITION_PENALTY_LIMIT,
-)
+from captioning.web.fields import MAX_IMAGES, Options, PictureFields, PicturesFields, checked, is_empty
 from captioning.web.forms import FORM_TYPES, Form, form_memory, parse_form
 from captioning.web.image_urls import mistake_in, source_of, within_limit
 from captioning.web.json_body import json_memory, parse_json
 
-MAX_IMAGES = 64
 _CODINGS = {"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"}
 # What callers name the picture in place of imageUrl, without case and punctuation.
 _MISNAMED = re.compile(r"(the)?(image|img|picture|pic|photo|file|media)?(urls?|uri|link|src|data|base64|path|file|s)?")
-
-
-class Options(BaseModel):
-    """Check the options, which come as JSON fields, form fields or query parameters."""
-
-    model_config = ConfigDict(alias_generator=to_camel, extra="ignore", strict=True)
-
-    prompt: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] | None = Field(
-        None, description="text that the caption continues"
-    )
-    max_new_tokens: int | None = Field(
-        None,
-        ge=1,
-        le=MAX_NEW_TOKENS_LIMIT,
-        description="longest continuation in tokens, less where the model has less room",
-    )
-    num_beams: int | None = Field(None, ge=1, le=NUM_BEAMS_LIMIT, description="beams to search; 1 is greedy")
-    no_repeat_ngram_size: int | None = Field(
-        None,
-        ge=0,
-        le=NO_REPEAT_NGRAM_SIZE_LIMIT,
-        description="no run of so many tokens stands twice in a caption; 0 allows all",
-    )
-    repetition_penalty: float | None = Field(
-        None, gt=0, le=REPETITION_PENALTY_LIMIT, description="above 1, tokens that are there already get less likely"
-    )
-    details: bool | None = Field(None, description="whether to tell how sure the model was, and which model it was")
-    candidates: int | None = Field(
-        None, ge=1, le=NUM_BEAMS_LIMIT, description="how many of the best captions to list, at most numBeams"
-    )
-
-    def over(self, defaults: Options) -> Options:
-        """Return the defaults with what was given in their place."""
-        return defaults.model_copy(update=self.model_dump(include=set(Options.model_fields), exclude_none=True))
-
-    def generation(self, defaults: GenerationOptions) -> GenerationOptions:
-        """Return those of the options that shape a caption.
-
-        Raises:
-            InvalidParameter: more candidates are asked for than there are beams.
-        """
-        shaping = {field.name for field in fields(GenerationOptions)}
-        options = replace(defaults, **self.model_dump(include=shaping, exclude_none=True))
-        if (self.candidates or 1) > options.num_beams:
-            raise InvalidParameter(f"candidates: at most numBeams, which is {options.num_beams}; ask for more beams.")
-        return options
-
-
-class PictureFields(Options):
-    """Check a body that names one picture."""
-
-    image_url: str = Field(description="an http:, https: or data: URL", examples=["https://example.com/image.jpg"])
-
-
-class PicturesFields(Options):
-    """Check a body that names several pictures."""
-
-    image_urls: list[str] = Field(
-        min_length=1, max_length=MAX_IMAGES, description="http:, https: or data: URLs, captioned each for itself"
-    )
-
-
-Fields = TypeVar("Fields", bound=Options)
 
 
 @dataclass(frozen=True)
@@ -128,17 +56,17 @@ def parse_caption_request(
         InvalidRequest, ImageTooLarge, UnsupportedContentType, UnsupportedImage: as the table of errors says.
     """
     _refuse_codings(request)
-    given = _checked(Options, request.args.to_dict(), strings=True)
+    given = checked(Options, request.args.to_dict(), strings=True)
     source: str | bytes
     if request.is_json:
         body_fields = parse_json(body)
-        if _is_empty(body_fields.get("imageUrl")):
+        if is_empty(body_fields.get("imageUrl")):
             raise _missing("imageUrl", body_fields.items())
-        named = _checked(PictureFields, body_fields, strings=False)
+        named = checked(PictureFields, body_fields, strings=False)
         given, source = named.over(given), source_of(named.image_url, max_image_bytes)
     elif request.mimetype in FORM_TYPES:
         form = parse_form(request, body)
-        given = _checked(Options, form.fields, strings=True).over(given)
+        given = checked(Options, form.fields, strings=True).over(given)
         source = _source_in(form, max_image_bytes)
     elif request.mimetype.startswith("image/"):
         source = _whole_body(request, body, max_image_bytes)
@@ -156,17 +84,17 @@ def parse_captions_request(request: Request, body: bytes, defaults: GenerationOp
         InvalidRequest, UnsupportedContentType: as the table of errors says.
     """
     _refuse_codings(request)
-    given = _checked(Options, request.args.to_dict(), strings=True)
+    given = checked(Options, request.args.to_dict(), strings=True)
     sources: list[str | bytes]
     if request.is_json:
         body_fields = parse_json(body)
         if body_fields.get("imageUrls") in (None, "", []):
             raise _missing("imageUrls", body_fields.items())
-        named = _checked(PicturesFields, body_fields, strings=False)
+        named = checked(PicturesFields, body_fields, strings=False)
         given, sources = named.over(given), [*named.image_urls]
     elif request.mimetype == "multipart/form-data":
         form = parse_form(request, body, max_images=MAX_IMAGES)
-        given = _checked(Options, form.fields, strings=True).over(given)
+        given = checked(Options, form.fields, strings=True).over(given)
         sources = _images_in(form)
     else:
         problem = mislabelled(body, request.mimetype)
@@ -242,7 +170,7 @@ def _missing(wanted: str, given: Iterable[tuple[str, Any]]) -> MissingImage:
     """Say under which name a picture was given in place of the right one, if it was."""
     for name, value in given:
         plain = re.sub(r"[^a-z]", "", name.lower())
-        if name in (wanted, "prompt") or _is_empty(value):
+        if name in (wanted, "prompt") or is_empty(value):
             continue
         if name == "imageUrls":
             return MissingImage("imageUrls goes to POST /local-captions; here send imageUrl, one URL.")
@@ -258,32 +186,3 @@ def _missing(wanted: str, given: Iterable[tuple[str, Any]]) -> MissingImage:
 
 def _quoted(name: str) -> str:
     return f'"{name}"' if re.fullmatch(r"[\w.\[\] -]{1,40}", name) else "otherwise"
-
-
-def _is_empty(value: object) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
-
-
-def _checked(model: type[Fields], given: Mapping[str, Any], *, strings: bool) -> Fields:
-    known = {name: given[name] for name in _names(model) if not _is_empty(given.get(name))}
-    try:
-        return model.model_validate_strings(known) if strings else model.model_validate(known)
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_context=False)[0]
-        if problem["loc"] == ("imageUrl",):
-            raise InvalidImageUrl(_not_a_string(problem["input"])) from error
-        raise InvalidParameter(f"{problem['loc'][0]}: {problem['msg']}.") from error
-
-
-def _names(model: type[Options]) -> list[str]:
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _not_a_string(value: object) -> str:
-    match value:
-        case list():
-            return "imageUrl is a list; send one URL, or the list as imageUrls to POST /local-captions."
-        case dict():
-            return "imageUrl is an object; send the URL itself, as a string."
-        case _:
-            return "imageUrl must be a string, a URL in double quotes."

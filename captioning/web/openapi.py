@@ -19,7 +19,7 @@ from captioning.web.answers import (
     PictureErrorLine,
     VerboseReadinessAnswer,
 )
-from captioning.web.caption_request import MAX_IMAGES, Options, PictureFields, PicturesFields
+from captioning.web.fields import MAX_IMAGES, Options, PictureFields, PicturesFields
 
 _REF = "#/components/schemas/{model}"
 _ANSWERS: tuple[type[BaseModel], ...] = (
