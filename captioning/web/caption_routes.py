@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager
@@ -80,8 +81,8 @@ def caption_routes(
         deadline = request_deadline(request, settings.request_timeout_s)
         g.trace = Trace()
         with limits.bodies.hold() as hold:
-            with g.trace.stage("receive"):
-                source, asked = receive(deadline, hold)
+            source, asked = receive(deadline, hold)
+            g.trace.seconds["receive"] = time.monotonic() - g.started  # the server may have collected the body
             with url_permit(g.permits) if isinstance(source, str) else g.permits.permit(batcher.expected_wait_s):
                 candidates = caption(source, asked.options, deadline, g.trace)
         return jsonify(answer(candidates, asked).shown())

@@ -13,6 +13,7 @@ from flask import Flask, Response, g, request
 
 from captioning.trace import STAGES, Trace
 from captioning.web.api_keys import api_key_name
+from captioning.web.request_deadline import ARRIVED_AT
 from captioning.web.trace_context import trace_fields
 
 log = logging.getLogger("captioning.requests")
@@ -27,7 +28,7 @@ def identify_requests(app: Flask) -> None:
 
     @app.before_request
     def take_request_id() -> None:
-        g.started = time.monotonic()
+        g.started = request.environ.get(ARRIVED_AT, time.monotonic())
         given = request.headers.get("X-Request-Id", "")
         g.trace_context = trace_fields(request.headers.get("traceparent", ""))
         g.request_id = given if _SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
