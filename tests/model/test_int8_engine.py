@@ -201,7 +201,7 @@ def test_real_worker_captions_without_torch(
         f"""
 exec(open({str(ROOT / "gunicorn.conf.py")!r}).read())
 
-def post_request(worker, request, environ, response):
+def worker_exit(server, worker):
     import sys
     open({str(modules)!r}, "w").write("\\n".join(sys.modules))
 """
