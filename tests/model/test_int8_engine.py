@@ -201,9 +201,9 @@ def test_real_worker_captions_without_torch(
         f"""
 exec(open({str(ROOT / "gunicorn.conf.py")!r}).read())
 
-def worker_exit(server, worker):
-    import sys
-    open({str(modules)!r}, "w").write("\\n".join(sys.modules))
+import sys
+imported = open({str(modules)!r}, "a", buffering=1)
+sys.addaudithook(lambda event, arguments: event == "import" and print(arguments[0], file=imported))
 """
     )
     service = start_service(ENGINE="int8", MODEL_ID=str(int8_folder), GUNICORN_CMD_ARGS=f"--config {config}")
@@ -211,6 +211,10 @@ def worker_exit(server, worker):
     answers = [service.upload(sample.read_bytes()).json()["output"] for sample in SAMPLES]
     assert answers == [best_texts(int8.caption(picture[None], GenerationOptions()))[0] for picture in pictures]
     assert service.get("/readyz").json()["engine"] == "int8"
+    fidelity = int8.manifest.fidelity
+    assert fidelity is not None
+    assert service.get("/readyz?verbose").json()["fidelity"] == fidelity.model_dump(by_alias=True, mode="json")
+    assert str(fidelity) in service.log.read_text()
     assert service.stop() == 0
     imported = modules.read_text().split()
     assert "onnxruntime" in imported
