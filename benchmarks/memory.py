@@ -43,7 +43,7 @@ RENDER_MIB, TO_SPARE_MIB = 512, 60
 
 # What the service is told on so small a machine, unless the environment says otherwise.
 SMALL = {
-    "BATCH_MAX_SIZE": "1",  # 42 MB of cross-attention keys and values a picture
+    "BATCH_MAX_SIZE": "1",  # 10 MB of cross-attention keys and values a picture
     "DECODE_MEMORY_BYTES": "167772160",  # and 32 MiB of slack: a WebP of 12 megapixels takes 188 MiB of both
     "DECODE_PROCESSES": "1",
     "MAX_BODY_BYTES": "8388608",  # six of these are the bytes that bodies and downloads may take at once

@@ -5,8 +5,8 @@
     python -m benchmarks.robustness --scenes 100 --seeds 7
 
 Scenes are drawn with a font (Debian: fonts-noto-color-emoji). Prints a table, a row for each kind of outlier, and
-fails where a row misses the goal: 99% of the captions identical, logits off by 2% in the median and 10% at worst. Tokens
-are shown only: planting them changes the float32 model, which is then of two minds about some pictures.
+fails where a row misses the goal: 99% of the captions identical, logits off by 2% in the median and 10% at worst.
+Tokens are shown only: planting them changes the float32 model, which is then of two minds about some pictures.
 """
 
 from __future__ import annotations
