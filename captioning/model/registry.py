@@ -7,9 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from captioning.model.engine import Engine
 from captioning.settings import MIB, Settings, SettingsError
+
+if TYPE_CHECKING:  # gunicorn's master reads this module, and needs neither numpy nor Pillow
+    from captioning.model.engine import Engine
 
 
 @dataclass(frozen=True)
