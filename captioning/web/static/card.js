@@ -7,45 +7,60 @@ import { caption, CaptionError } from "./service.js";
 const template = document.querySelector("#card-template");
 
 /**
- * A card for `picture`, at work at once. `onChange(card)` is called when it is done, has failed, or starts over;
- * `onRemove(card)` once it has left the page.
+ * A card for `picture`. What comes of it is `result`, { text, waited, stages, cached }, or `error`; at work, it has neither.
+ * `on.change(card)` is called when it starts, is done or has failed, and `on.edit(card)` when its caption was edited;
+ * `on.again(card)` and `on.remove(card)` are what its buttons ask for.
  */
 export class Card {
-  constructor(picture, options, { onChange, onRemove }) {
+  #aborting = new AbortController();
+
+  constructor(id, picture, on) {
+    this.id = id;
     this.picture = picture;
-    this.options = options;
-    this.onChange = onChange;
-    this.onRemove = onRemove;
+    this.on = on;
+    this.options = {};
+    this.result = null;
     this.error = null;
-    this.text = null;
-    this.aborting = new AbortController();
     this.element = template.content.firstElementChild.cloneNode(true);
     this.#fill();
-    this.start();
   }
 
   /** Ask for the caption, the first time or once more. */
-  async start() {
+  async start(options) {
+    this.stop();
+    this.options = options;
+    this.result = null;
     this.error = null;
     this.#show({ name: "queued" });
-    this.onChange(this);
-    const { signal } = this.aborting;
+    this.on.change(this);
+    const { signal } = (this.#aborting = new AbortController());
+    const started = performance.now();
     try {
-      this.#showCaption(await caption(this.picture, this.options, { signal, onState: (state) => this.#show(state) }));
+      const answer = await caption(this.picture, options, { signal, onState: (state) => this.#show(state) });
+      this.showResult(options, { ...answer, waited: performance.now() - started });
     } catch (error) {
       if (signal.aborted) return;
       if (!(error instanceof CaptionError)) throw error;
       this.#showError(error);
     }
-    this.onChange(this);
+    this.on.change(this);
   }
 
-  /** Stop what is under way and leave the page. */
-  remove() {
-    this.aborting.abort();
-    this.picture.forget();
-    this.element.remove();
-    this.onRemove(this);
+  /** Stop what is under way. */
+  stop() {
+    this.#aborting.abort();
+  }
+
+  /** Show a result that is known, in place of what is there. */
+  showResult(options, result) {
+    this.stop();
+    this.options = options;
+    this.result = result;
+    this.error = null;
+    this.#part("img").alt = result.text;
+    this.#part(".caption").value = result.text;
+    this.#showTiming(result);
+    this.#setPhase("done");
   }
 
   #part(selector) {
@@ -60,13 +75,17 @@ export class Card {
     else image.onerror();
     this.#part(".name").textContent = name;
     this.#part(".remove").ariaLabel = `Remove ${name}`;
-    this.#part(".remove").onclick = () => this.remove();
-    this.#part(".retry").onclick = () => {
-      this.#part(".remove").focus(); // the button goes, and the focus would go with it
-      this.start();
-    };
-    this.#part(".copy-caption").onclick = (event) => copyFrom(event.currentTarget, this.text);
-    this.#part(".copy-tag").onclick = (event) => copyFrom(event.currentTarget, imgTag(this.picture, this.text));
+    this.#part(".remove").onclick = () => this.on.remove(this);
+    for (const selector of [".retry", ".again"]) {
+      this.#part(selector).onclick = () => {
+        this.#part(".name").focus(); // the button goes, and the focus would go with it
+        this.on.again(this);
+      };
+    }
+    this.#part(".copy-caption").onclick = (event) => copyFrom(event.currentTarget, this.result.text);
+    this.#part(".copy-tag").onclick = (event) => copyFrom(event.currentTarget, imgTag(this.picture, this.result.text));
+    this.#part(".caption").ariaLabel = `Caption of ${name}`;
+    this.#part(".caption").oninput = (event) => this.#edit(event.target);
     this.#part("progress").ariaLabel = `Progress of ${name}`;
   }
 
@@ -78,12 +97,10 @@ export class Card {
     else progress.removeAttribute("value"); // how long it takes, nobody knows
   }
 
-  #showCaption({ text, stages, cached }) {
-    this.text = text;
-    this.#part("img").alt = text;
-    this.#part(".caption").textContent = text;
-    this.#showTiming(stages, cached);
-    this.#setPhase("done");
+  #edit(field) {
+    this.result = { ...this.result, text: field.value };
+    this.#part("img").alt = field.value;
+    this.on.edit(this);
   }
 
   #showError(error) {
@@ -93,14 +110,13 @@ export class Card {
     this.#setPhase("failed");
   }
 
-  #showTiming(stages, cached) {
-    const total = stages.reduce((sum, { milliseconds }) => sum + milliseconds, 0);
-    const entries = stages.map(({ name, milliseconds }) => stageItem(name, milliseconds));
-    if (stages.length > 0) entries.unshift(stageItem("total", total));
+  // The total is what the visitor waited; the stages are the service's part of it.
+  #showTiming({ waited, stages, cached }) {
+    const entries = [stageItem("total", waited), ...stages.map(({ name, milliseconds }) => stageItem(name, milliseconds))];
     if (cached) entries.push(badge("from the cache"));
     this.#part(".stages").replaceChildren(...entries);
     this.#part(".bar").replaceChildren(...stages.map(({ name, milliseconds }) => segment(name, milliseconds)));
-    this.#part(".timing").hidden = entries.length === 0;
+    this.#part(".timing").hidden = false;
   }
 
   #setPhase(phase) {
@@ -109,9 +125,7 @@ export class Card {
     this.element.dataset.state = phase;
     this.element.ariaBusy = String(!done && !failed);
     this.#part(".work").hidden = done || failed;
-    this.#part(".caption").hidden = !done;
-    this.#part(".copy-caption").hidden = !done;
-    this.#part(".copy-tag").hidden = !done;
+    for (const selector of [".caption", ".copy-caption", ".copy-tag", ".again"]) this.#part(selector).hidden = !done;
     this.#part(".problem").hidden = !failed;
     this.#part(".retry").hidden = !(failed && this.error.passes);
     if (!done) this.#part(".timing").hidden = true;

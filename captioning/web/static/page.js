@@ -1,89 +1,53 @@
-// The page: pictures come in by drop, paste, choice, URL or sample, and each becomes a card.
+// The page: pictures come in by drop, paste, choice, address or sample, and each becomes a card.
 
-import { announce } from "./announcements.js";
-import { Card } from "./card.js";
 import { copyFrom } from "./clipboard.js";
-import { pictureFromFile, pictureFromSample, pictureFromUrl } from "./picture.js";
-import { useKey } from "./service.js";
+import { download, toCsv, toJson, toLines } from "./downloads.js";
+import { add, againAll, againFailed, forgetCards, removeAll, restore, rows } from "./gallery.js";
+import { hasFiles, originsIn, originsOfFiles, originsOfTyped } from "./incoming.js";
+import { watchKeyForm } from "./key.js";
+import { forgetKey } from "./service.js";
 import { watchStatus } from "./status.js";
 
 const byId = (id) => document.getElementById(id);
-const calm = matchMedia("(prefers-reduced-motion: reduce)");
-const cards = new Set();
 
-// ---- cards
-
-async function add(pictures) {
-  if (pictures.length === 0) return;
-  notice("");
-  const added = pictures.map((picture) => new Card(picture, options(), { onChange: changed, onRemove: removed }));
-  added.forEach((card) => cards.add(card));
-  await transition(() => {
-    byId("results").hidden = false;
-    byId("cards").prepend(...added.map((card) => card.element));
-    count();
-  });
-  added[0].element.scrollIntoView({ block: "nearest", behavior: calm.matches ? "auto" : "smooth" });
+function notice(text) {
+  byId("notice").textContent = text;
 }
-
-// The first card moves everything else aside; that is easier to follow when it is seen moving.
-async function transition(change) {
-  const first = byId("results").hidden;
-  if (!first || calm.matches || !document.startViewTransition) return change();
-  await document.startViewTransition(change).updateCallbackDone;
-}
-
-function changed(card) {
-  if (card.text) announce(`${card.picture.name}: ${card.text}`);
-  if (card.error) {
-    announce(`${card.picture.name}: ${card.error.message}`);
-    if (card.error.status === 401) askForKey();
-    if (card.error.status === 503 || card.error.status === 0) watchStatus();
-  }
-  count();
-}
-
-function removed(card) {
-  cards.delete(card);
-  count();
-  if (cards.size > 0) return byId("results-title").focus();
-  byId("results").hidden = true;
-  byId("files").focus();
-}
-
-function count() {
-  const done = [...cards].filter((card) => card.text).length;
-  byId("count").textContent = cards.size > 1 ? `${done} of ${cards.size}` : "";
-}
-
-function options() {
-  return Object.fromEntries([...new FormData(byId("options"))].filter(([, value]) => value.trim()));
-}
-
-byId("clear").addEventListener("click", () => [...cards].forEach((card) => card.remove()));
 
 // ---- ways in
 
 byId("files").addEventListener("change", (event) => {
-  add([...event.target.files].map(pictureFromFile));
+  notice("");
+  add(originsOfFiles(event.target.files));
   event.target.value = ""; // else the same file could not be chosen again
 });
 
-byId("url-form").addEventListener("submit", (event) => {
+byId("url-form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const urls = byId("url").value.split(/\s+/).filter(Boolean);
-  byId("url-form").reset();
-  add(urls.map(pictureFromUrl));
+  const origins = originsOfTyped(byId("url").value);
+  byId("url").ariaInvalid = String(origins.length === 0);
+  if (origins.length === 0) {
+    notice("Enter the address of a picture first.");
+    return byId("url").focus();
+  }
+  notice("");
+  if ((await add(origins)).length > 0) byId("url-form").reset();
 });
 
-byId("samples")?.addEventListener("click", (event) => {
+byId("samples")?.addEventListener("click", async (event) => {
   const button = event.target.closest("button");
-  if (button) add([pictureFromSample(button.dataset.name, button.querySelector("img").src)]);
+  if (!button) return;
+  notice("");
+  const [card] = await add([{ sample: button.dataset.name, url: button.querySelector("img").src }]);
+  // From the keyboard, the caption is what follows, not the other samples.
+  if (event.detail === 0) card?.element.querySelector(".name").focus();
 });
 
 document.addEventListener("paste", (event) => {
-  if (event.target.closest("input")) return;
-  if (!addFrom(event.clipboardData)) notice("There is neither a picture nor an address of one to paste.");
+  const inField = event.target.closest("input, textarea");
+  if (inField && !hasFiles(event.clipboardData)) return; // words go where one writes, pictures become cards
+  event.preventDefault();
+  take(event.clipboardData, "There is neither a picture nor an address of one to paste.");
 });
 
 let dragDepth = 0; // each element that is crossed fires an enter and a leave
@@ -105,44 +69,40 @@ document.addEventListener("drop", (event) => {
   event.preventDefault();
   dragDepth = 0;
   document.body.classList.remove("dragging");
-  if (!addFrom(event.dataTransfer)) notice("Drop pictures, or the address of one; folders cannot be read here.");
+  take(event.dataTransfer, "There is no picture in what you dropped. Drop pictures, a folder of them, or an address.");
 });
 
-// What was dropped or pasted: files before addresses, as a picture dragged from a page is both.
-function addFrom(transfer) {
-  const entries = [...transfer.items].filter((item) => item.kind === "file");
-  const files = entries.filter((entry) => !entry.webkitGetAsEntry?.()?.isDirectory).map((entry) => entry.getAsFile());
-  const text = transfer.getData("text/uri-list") || transfer.getData("text/plain");
-  const urls = text.split(/\s+/).filter((word) => /^(https?|data):/i.test(word));
-  const pictures = files.length > 0 ? files.map(pictureFromFile) : urls.map(pictureFromUrl);
-  add(pictures);
-  return pictures.length > 0;
+async function take(transfer, otherwise) {
+  const origins = await originsIn(transfer);
+  notice(origins.length > 0 ? "" : otherwise);
+  add(origins);
 }
 
-// ---- the API key
+// ---- what is done with all captions
 
-function askForKey() {
-  byId("key-form").hidden = false;
-  showCurl();
-}
+byId("copy-all").addEventListener("click", (event) => copyFrom(event.currentTarget, toLines(rows())));
+byId("csv").addEventListener("click", () => download("captions.csv", "text/csv;charset=utf-8", toCsv(rows())));
+byId("json").addEventListener("click", () => download("captions.json", "application/json", toJson(rows())));
+byId("again-all").addEventListener("click", againAll);
+byId("clear").addEventListener("click", removeAll);
 
-byId("key-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  useKey(byId("key").value);
-  byId("key-form").reset();
-  byId("key-form").hidden = true;
-  cards.forEach((card) => card.error?.status === 401 && card.start());
+byId("retry-all").addEventListener("click", () => {
+  byId("results-title").focus(); // the button goes, and the focus would go with it
+  againFailed();
 });
 
-// ---- what is said
+byId("forget").addEventListener("click", async () => {
+  forgetKey();
+  await forgetCards();
+  notice("");
+  byId("files").focus();
+});
 
-function notice(text) {
-  byId("notice").textContent = text;
-}
+// ---- the same without the page
 
 function showCurl() {
   const sample = document.querySelector("#samples button")?.dataset.name;
-  const key = byId("key-form").hidden ? "" : " -H 'Authorization: Bearer YOUR_KEY'";
+  const key = byId("curl").dataset.needsKey === undefined ? "" : " -H 'Authorization: Bearer YOUR_KEY'";
   const here = new URL(".", location.href).href; // the service may lie below a prefix
   const caption = `curl -s ${here}local-caption${key} -F image=@`;
   byId("curl").textContent = sample ? `curl -s ${here}samples/${sample} | ${caption}-` : `${caption}picture.jpg`;
@@ -150,5 +110,7 @@ function showCurl() {
 
 byId("copy-curl").addEventListener("click", (event) => copyFrom(event.currentTarget, byId("curl").textContent));
 
+watchKeyForm(() => againFailed({ status: 401 }));
 showCurl();
 watchStatus();
+restore();

@@ -1,39 +1,45 @@
 // The pictures that a visitor gives, whichever way they come: one shape for all.
 //
-// name: for people; preview: what <img> can show, or ""; source: what belongs into src="…";
-// fields(signal): the form fields that the service is sent; forget(): frees what the preview holds.
+// An origin says where a picture came from, and can be kept: { file, name }, { url } or { sample, url }.
+// A picture is its origin with: name: for people; preview: what <img> can show, or ""; source: what belongs into
+// src="…"; fields(signal): the form fields that the service is sent; release(): frees what the preview holds.
 
-export function pictureFromFile(file) {
+export function pictureOf(origin) {
+  if (origin.file) return { origin, ...fromFile(origin) };
+  return { origin, ...(origin.sample ? fromSample(origin) : fromUrl(origin)) };
+}
+
+function fromFile({ file, name }) {
   const preview = URL.createObjectURL(file);
   return {
-    name: file.name,
+    name,
     preview,
-    source: encodeURIComponent(file.name),
+    source: name.split("/").map(encodeURIComponent).join("/"),
     fields: async () => ({ image: file }),
-    forget: () => URL.revokeObjectURL(preview),
+    release: () => URL.revokeObjectURL(preview),
   };
 }
 
-export function pictureFromUrl(url) {
+function fromUrl({ url }) {
   // A sample that was dragged, say: the service does not fetch from itself.
-  if (url.startsWith(`${location.origin}/`)) return pictureFromSample(nameOf(url), url);
+  if (url.startsWith(`${location.origin}/`)) return fromSample({ sample: nameOf(url), url });
   return {
     name: nameOf(url),
     preview: /^(https?|data):/i.test(url) ? url : "",
     source: url,
     fields: async () => ({ imageUrl: url }),
-    forget: () => {},
+    release: () => {},
   };
 }
 
-/** A picture of this service's own, which is uploaded as a visitor's would be. */
-export function pictureFromSample(name, url) {
+// A picture of this service's own is uploaded as a visitor's would be.
+function fromSample({ sample, url }) {
   return {
-    name,
+    name: sample,
     preview: url,
-    source: encodeURIComponent(name),
-    fields: async (signal) => ({ image: new File([await (await fetch(url, { signal })).blob()], name) }),
-    forget: () => {},
+    source: encodeURIComponent(sample),
+    fields: async (signal) => ({ image: new File([await (await fetch(url, { signal })).blob()], sample) }),
+    release: () => {},
   };
 }
 

@@ -30,9 +30,11 @@ export async function caption(picture, options, { signal, onState }) {
   try {
     const fields = { ...(await fieldsOf(picture, signal)), ...options };
     for (let tries = 1; ; tries++) {
+      const key = storedKey();
       try {
-        return await ask(fields, { signal, onState });
+        return await ask(fields, { key, signal, onState });
       } catch (error) {
+        if (error.status === 401 && key !== storedKey()) continue; // another one was entered meanwhile
         if (!worthWaiting(error, tries)) throw error;
         await countDown(error, tries, { signal, onState });
       }
@@ -45,6 +47,18 @@ export async function caption(picture, options, { signal, onState }) {
 /** Remember the key for as long as this tab is open, and nowhere else. */
 export function useKey(key) {
   sessionStorage.setItem(KEY, key);
+}
+
+export function forgetKey() {
+  sessionStorage.removeItem(KEY);
+}
+
+export function storedKey() {
+  try {
+    return sessionStorage.getItem(KEY);
+  } catch {
+    return null; // the browser keeps nothing for any site
+  }
 }
 
 async function fieldsOf(picture, signal) {
@@ -68,8 +82,8 @@ async function countDown(error, tries, { signal, onState }) {
   }
 }
 
-async function ask(fields, { signal, onState }) {
-  const answer = await send(fields, { signal, onState });
+async function ask(fields, { key, signal, onState }) {
+  const answer = await send(fields, { key, signal, onState });
   const body = parseJson(answer.responseText);
   if (answer.status === 200 && typeof body?.output === "string") {
     return {
@@ -86,14 +100,13 @@ async function ask(fields, { signal, onState }) {
 }
 
 // XMLHttpRequest and not fetch, which does not tell how much of an upload has gone out.
-function send(fields, { signal, onState }) {
+function send(fields, { key, signal, onState }) {
   signal.throwIfAborted();
   return new Promise((resolve, reject) => {
     const form = new FormData();
     for (const [name, value] of Object.entries(fields)) form.append(name, value);
     const request = new XMLHttpRequest();
     request.open("POST", "local-caption");
-    const key = storedKey();
     if (key) request.setRequestHeader("Authorization", `Bearer ${key}`);
     request.upload.onprogress = (event) => onState({ name: "uploading", share: event.loaded / event.total });
     request.upload.onload = () => onState({ name: "captioning" });
@@ -104,14 +117,6 @@ function send(fields, { signal, onState }) {
     onState({ name: "uploading", share: 0 });
     request.send(form);
   });
-}
-
-function storedKey() {
-  try {
-    return sessionStorage.getItem(KEY);
-  } catch {
-    return null; // the browser keeps nothing for any site
-  }
 }
 
 const line = [];
