@@ -120,7 +120,7 @@ def test_an_error_is_the_services_sentence(open_service: Service, open_page: Ope
         cards(page).first.get_by_role("button", name="Try again").click()
     assert again.value.status == 502
     expect(cards(page).first.locator(".code")).to_have_text("image_fetch_failed")
-    expect(cards(page).first.get_by_role("button", name="Remove")).to_be_focused()
+    expect(cards(page).first.get_by_role("heading")).to_be_focused()
 
 
 def test_a_picture_over_the_limit_is_refused_with_the_services_sentence(
