@@ -16,6 +16,7 @@ from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
 from captioning.errors import InvalidParameter
 from captioning.model.engine import Generation, GenerationOptions, Pixels
+from captioning.model.int8 import sessions
 from captioning.model.int8.beam_search import BeamSearch
 from captioning.model.int8.engine import Int8Engine
 from captioning.model.torch_engine import TorchEngine
@@ -83,6 +84,16 @@ def test_neighbours_in_a_batch_change_nothing(int8: Int8Engine, pictures: Pixels
     alone = [best_texts(int8.caption(picture[None], GenerationOptions()))[0] for picture in pictures]
     among = best_texts(int8.caption(np.concatenate([strange, pictures]), GenerationOptions()))[len(strange) :]
     assert among == alone
+
+
+def test_captions_are_the_torch_engines_on_the_path_of_cpus_without_vnni(
+    int8_folder: Path, reference: TorchEngine, pictures: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "_cpu", lambda: "flags: avx2")
+    monkeypatch.setattr(sessions, "_prepack", lambda folder, target: False)  # another process, which knows its CPU
+    engine = Int8Engine(int8_folder, num_threads=1)
+    got = [best_texts(engine.caption(picture[None], GenerationOptions()))[0] for picture in pictures]
+    assert got == best_texts(reference.caption(pictures, GenerationOptions()))
 
 
 def test_refuses_a_prompt_that_the_model_has_no_room_for(int8: Int8Engine, reference: TorchEngine) -> None:
