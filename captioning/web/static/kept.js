@@ -14,10 +14,21 @@ function open() {
   return done(request);
 }
 
-async function stores(mode) {
+async function begin(mode) {
   const database = await (opened ??= open());
   const transaction = database.transaction(["origins", "captions"], mode);
-  return ["origins", "captions"].map((name) => transaction.objectStore(name));
+  return { transaction, origins: transaction.objectStore("origins"), captions: transaction.objectStore("captions") };
+}
+
+// All requests at once, and the commit with them: a page that is left then takes no write back.
+async function write(change) {
+  const { transaction, ...stores } = await begin("readwrite");
+  change(stores);
+  transaction.commit();
+  await new Promise((resolve, reject) => {
+    transaction.oncomplete = resolve;
+    transaction.onabort = () => reject(transaction.error);
+  });
 }
 
 function done(request) {
@@ -28,29 +39,27 @@ function done(request) {
 }
 
 /** Keep where a picture came from, its file included. */
-export async function keepOrigin(id, origin) {
-  const [origins] = await stores("readwrite");
-  await done(origins.put(origin, id));
+export function keepOrigin(id, origin) {
+  return write(({ origins }) => origins.put(origin, id));
 }
 
 /** Keep what is known of a card: { id, options, result }. */
-export async function keepCaption(caption) {
-  const [, captions] = await stores("readwrite");
-  await done(captions.put(caption));
+export function keepCaption(caption) {
+  return write(({ captions }) => captions.put(caption));
 }
 
 /** Return all that is kept, in the order of the ids: [{ id, options, result, origin }]. */
 export async function allKept() {
-  const [origins, captions] = await stores("readonly");
+  const { origins, captions } = await begin("readonly");
   const kept = await done(captions.getAll());
   const whole = await Promise.all(kept.map(async (each) => ({ ...each, origin: await done(origins.get(each.id)) })));
   return whole.filter(({ origin }) => origin);
 }
 
-export async function forget(id) {
-  for (const store of await stores("readwrite")) await done(store.delete(id));
+export function forget(id) {
+  return write((stores) => Object.values(stores).forEach((store) => store.delete(id)));
 }
 
-export async function forgetAll() {
-  for (const store of await stores("readwrite")) await done(store.clear());
+export function forgetAll() {
+  return write((stores) => Object.values(stores).forEach((store) => store.clear()));
 }
