@@ -16,6 +16,7 @@ other. The model's queue, after the last of them, is bounded by `requests`.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -166,7 +167,8 @@ class ByteBudget:
                 if hold not in self._line:
                     self._line.append(hold)
                 return False
-        elif not size:
+        elif more < 0 and self._shared + self._counted(size) <= self.limit:
+            self._shared += self._counted(size)  # what is left of it fits beside the others again
             self._in_reserve = None
         hold.size = size
         self._leave_line(hold)
@@ -179,10 +181,11 @@ class ByteBudget:
 
 
 class ByteHold:
-    """The bytes that one piece of work has of a budget; ``size`` is their number."""
+    """The bytes that one piece of work has of a budget: their number, and the seconds that `grow` waited for them."""
 
     def __init__(self, budget: ByteBudget) -> None:
         self.size = 0
+        self.waited_s = 0.0
         self.largest = budget.largest
         self._budget = budget
 
@@ -197,6 +200,7 @@ class ByteHold:
         Raises:
             DeadlineExceeded: they did not come free in time.
         """
+        began = time.monotonic()
         with self._budget._changed:
             try:
                 while not self._budget._try_resize(self, self.size + size):
@@ -204,6 +208,8 @@ class ByteHold:
             except DeadlineExceeded:
                 self._budget._leave_line(self)
                 raise
+            finally:
+                self.waited_s += time.monotonic() - began
 
     def take_over(self, other: ByteHold) -> None:
         """Take all that ``other`` has of the same budget; to be called by one that holds nothing yet."""

@@ -10,7 +10,7 @@ from captioning.cache.captions import CachedCaption, CaptionCache
 from captioning.cache.key import caption_key, picture_digest
 from captioning.cache.url_digests import UrlDigests
 from captioning.deadline import Deadline
-from captioning.errors import DeadlineExceeded, Overloaded
+from captioning.errors import DeadlineExceeded, ImageFetchTimeout, Overloaded
 from captioning.fetch.fetcher import Fetcher
 from captioning.fetch.urls import parse_url
 from captioning.limits import ByteHold, Limits
@@ -20,6 +20,7 @@ from captioning.pictures.decoders import Decoders
 from captioning.settings import Settings
 from captioning.trace import Trace
 
+_SERVERS_OWN_S = 1.0  # a download that waited longer than this for bytes of the budget did not fail by its server
 _HANG_UP_CHECK_S = 1.0  # how often a request that waits for the model looks whether its caller still does
 
 
@@ -135,7 +136,14 @@ class Pipeline:
 
     def _fetch(self, url: str, deadline: Deadline, hold: ByteHold, trace: Trace) -> bytes:
         with trace.waiting("download_wait", self._limits.downloads.slot(deadline)), trace.stage("fetch"):
-            return self._fetcher.fetch(url, deadline=deadline, on_bytes=lambda size: hold.grow(size, deadline))
+            while True:
+                began = hold.waited_s
+                try:
+                    return self._fetcher.fetch(url, deadline=deadline, on_bytes=lambda size: hold.grow(size, deadline))
+                except ImageFetchTimeout:
+                    if hold.waited_s - began < _SERVERS_OWN_S:
+                        raise
+                hold.release()  # it was this service that did not read on: the download begins anew
 
     def _decode(self, engine: Engine, picture: EncodedPicture, deadline: Deadline, trace: Trace) -> Pixels:
         with trace.waiting("decoder_wait", self._limits.decoders.slot(deadline)), trace.stage("decode"):

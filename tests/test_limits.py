@@ -148,6 +148,18 @@ def test_a_hold_never_grows_beyond_the_largest() -> None:
         hold.try_grow(51)
 
 
+def test_what_is_left_of_a_hold_in_the_reserve_makes_room_for_the_next() -> None:
+    """A bulk request keeps its URLs for long; the reserve is for whoever reads a body now."""
+    budget = ByteBudget(100, largest=100)
+    with budget.hold() as first, budget.hold() as bulk, budget.hold() as third:
+        first.grow(60, PATIENT)
+        bulk.grow(90, PATIENT)
+        assert not third.try_grow(90)
+        bulk.shrink(30)
+        assert third.try_grow(90)
+        assert budget.in_use == 180
+
+
 def test_small_holds_wait_behind_nobody() -> None:
     budget = ByteBudget(100, largest=100, free=16)
     with budget.hold() as first, budget.hold() as second, budget.hold() as third, budget.hold() as small:

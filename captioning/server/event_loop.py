@@ -40,6 +40,9 @@ MAX_UNSENT_BYTES = 16 * 1024 * 1024
 PIPELINED_THREADS = 2
 """For requests that were sent before their predecessor's answer was read, which no common client does."""
 
+MAX_PIPELINED = 64
+"""Such requests that stand in line for those threads; a connection that brings one more is closed."""
+
 _LINGER_S = 2.0  # for a client that was refused while it sent: closed with bytes unread, it would not see the answer
 _PIECE = 65_536
 _SWEEP_S = 0.25
@@ -76,6 +79,7 @@ class EventLoop:
         self._connections: dict[Connection, None] = {}  # in the order in which they entered their phase
         self._paused: dict[Connection, IncomingBody] = {}  # for want of bytes in the budget
         self._working: set[Connection] = set()
+        self._working_pipelined: set[Connection] = set()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="request")
         self._pipelined = ThreadPoolExecutor(PIPELINED_THREADS, thread_name_prefix="pipelined")
         self._selector = DefaultSelector()
@@ -90,6 +94,8 @@ class EventLoop:
 
     def turn(self, timeout_s: float) -> None:
         """Do what is due, after waiting for it that long at most."""
+        if len(self._connections) >= self.max_connections:
+            self._make_room()
         self._listen(self.accepting and len(self._connections) < self.max_connections)
         for key, _ in self._selector.select(min(timeout_s, _POLL_BUDGET_S if self._paused else _SWEEP_S)):
             key.data()
@@ -254,7 +260,9 @@ class EventLoop:
         self._read_body(connection, incoming)
 
     def _read_body(self, connection: Connection, incoming: IncomingBody) -> None:
-        while room := incoming.room_for(len(connection.received) or connection.readable_bytes()):
+        while not incoming.is_whole and (
+            room := incoming.room_for(len(connection.received) or connection.readable_bytes())
+        ):
             if self._paused.pop(connection, None):
                 incoming.resume()
                 self._watch(connection, EVENT_READ)
@@ -263,9 +271,10 @@ class EventLoop:
             if piece is None:
                 connection.expires_at = incoming.expires_at
                 return
-            if incoming.receive(piece):
-                self._hand_over(connection)
-                return
+            incoming.receive(piece)
+        if incoming.is_whole and incoming.has_room_to_parse():
+            self._hand_over(connection)
+            return
         self._paused[connection] = incoming
         incoming.pause()
         connection.expires_at = incoming.expires_at
@@ -274,12 +283,18 @@ class EventLoop:
     def _hand_over(self, connection: Connection) -> None:
         """Give a request that has come to a thread, which has the connection until `_answered`."""
         self._paused.pop(connection, None)
+        pipelined = connection.pipelined or bool(connection.received)
+        if pipelined and len(self._working_pipelined) >= MAX_PIPELINED:
+            self._close(connection)
+            return
         if connection.incoming is not None:
             connection.environ[ARRIVED_BODY] = connection.incoming.arrived()
         self._enter(connection, Phase.WORKING, 0, math.inf)
         self._working.add(connection)
         self.served += 1
-        threads = self._pipelined if connection.pipelined or connection.received else self._threads
+        if pipelined:
+            self._working_pipelined.add(connection)
+        threads = self._pipelined if pipelined else self._threads
         done = threads.submit(self._serve, connection)
         done.add_done_callback(lambda future: self._call_soon(partial(self._answered, connection, future)))
 
@@ -304,6 +319,7 @@ class EventLoop:
 
     def _answered(self, connection: Connection, future: Future[None]) -> None:
         self._working.discard(connection)
+        self._working_pipelined.discard(connection)
         if bug := future.exception():
             self._log.error("A request met a bug that the application did not answer.", exc_info=bug)
             if connection.exchange.unanswered:

@@ -7,7 +7,7 @@ import time
 from captioning.errors import BodyTooLarge, CaptioningError, DeadlineExceeded, InvalidRequest
 from captioning.limits import ByteHold
 from captioning.server.exchange import BadHttp, Exchange
-from captioning.web.body import ArrivedBody, BodyRules
+from captioning.web.body import ArrivedBody, BodyRules, parsing_bound
 
 MIN_BODY_RATE = 1_024
 """Bytes a second that must come in every window, while the body is read. A phone on a bad line sends tenfold."""
@@ -28,6 +28,7 @@ class IncomingBody:
         self._deadline_at = deadline_at
         self._hold = ByteHold(rules.budget)
         self._failure: CaptioningError | None = None
+        self._may_be_parsed = False
         self._window_began_with = 0
         self._begin_window()
 
@@ -42,6 +43,20 @@ class IncomingBody:
         if (length := self._exchange.content_length) is not None:
             size = min(size, length - self.size)
         return size if self._hold.try_grow(size) else 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Tell whether nothing more is to come."""
+        return self._exchange.complete or self._failure is not None
+
+    def has_room_to_parse(self) -> bool:
+        """Take room for what parsing it takes, so that no thread has to wait for that; tell whether there was."""
+        if self._failure is None and not self._may_be_parsed:
+            content_type = self._exchange.fields.get(b"content-type", b"").decode("latin-1")
+            more = parsing_bound(content_type, self.size)
+            # What can never fit is refused by the application, which knows the sentence.
+            self._may_be_parsed = self._hold.size + more > self._hold.largest or self._hold.try_grow(more)
+        return self._failure is not None or self._may_be_parsed
 
     def receive(self, piece: bytes) -> bool:
         """Take what was read, ``b""`` when the client sends no more; tell whether this was the last."""

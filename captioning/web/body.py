@@ -13,7 +13,7 @@ from werkzeug.wrappers import Request
 from werkzeug.wsgi import get_input_stream
 
 from captioning.deadline import Deadline
-from captioning.errors import BodyTooLarge, CaptioningError, InvalidRequest
+from captioning.errors import BodyTooLarge, CaptioningError, InvalidRequest, Overloaded
 from captioning.limits import ByteBudget, ByteHold
 from captioning.web.caption_request import parsing_memory
 from captioning.web.request_deadline import request_deadline
@@ -68,13 +68,25 @@ def read_body(request: Request, *, max_bytes: int, deadline: Deadline, hold: Byt
         hold.grow(len(body), deadline)
     deadline.remaining()
     parsing = parsing_memory(request, body)
-    if hold.size + parsing > hold.largest:
+    if len(body) + parsing > hold.largest:
         raise BodyTooLarge(
-            f"Reading this request body takes {hold.size + parsing:,} bytes of memory, over the limit of "
+            f"Reading this request body takes {len(body) + parsing:,} bytes of memory, over the limit of "
             f"{hold.largest:,}; send the picture as multipart/form-data."
         )
-    hold.grow(parsing, deadline)
+    missing = len(body) + parsing - hold.size
+    if arrived is None:
+        hold.grow(missing, deadline)
+    elif missing > 0 and not hold.try_grow(missing):  # a thread that waited could keep out the one it waits for
+        raise Overloaded(detail="bytes of request bodies", retry_after_s=1)
     return body
+
+
+def parsing_bound(content_type: str, size: int) -> int:
+    """Bound what parsing a body of ``size`` bytes takes beside it, for ordinary bodies; see `parsing_memory`."""
+    mimetype = content_type.partition(";")[0].strip().lower()
+    if mimetype.endswith("json"):
+        return 4 * size + 4_096
+    return 3 * size if "form" in mimetype else 0
 
 
 def _read(request: Request, max_bytes: int) -> bytes:

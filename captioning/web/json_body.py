@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import islice
 from typing import Any
 
 from pydantic_core import from_json
@@ -18,11 +19,12 @@ _ELEMENT_BYTES = 400  # a dictionary of one entry takes 232 bytes, its key 50
 _BOM = b"\xef\xbb\xbf"
 _EXAMPLE = 'send an object such as {"imageUrl": "https://example.com/image.jpg"}'
 
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+# A string without its end counts to the body's end: looked for again from each quote, it would take quadratic time.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)', re.DOTALL)
 # Python keeps a string in 1, 2 or 4 bytes a character, by the widest of them (PEP 393).
 _FOUR_BYTES_WIDE = re.compile(rb"[\xf0-\xff]|\\u[dD][89abAB]")
 _TWO_BYTES_WIDE = re.compile(rb"[\xc4-\xff]|\\u(?!00)")
-_UNQUOTED = re.compile(rb"\s*'?\s*[{\[]\s*'?[\w]|\s*'")
+_UNQUOTED = re.compile(rb"\s*+(?:'\s*+)?[{\[]\s*+'?[\w]|\s*+'")
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
@@ -51,7 +53,9 @@ def parse_json(body: bytes) -> dict[str, Any]:
 
 def json_memory(body: bytes) -> int:
     """Return how many bytes `parse_json` takes at most beside the body: each string by its own widest character."""
-    strings = sum(_string_bytes(body, *match.span()) for match in _STRING.finditer(body))
+    # With more strings than these, the body is refused for its elements, or is no JSON.
+    found = islice(_STRING.finditer(body), 2 * _MAX_ELEMENTS + 2)
+    strings = sum(_string_bytes(body, *match.span()) for match in found)
     copy = len(body) if body.startswith(_BOM) else 0
     return strings + copy + _ELEMENT_BYTES * min(_elements(body), _MAX_ELEMENTS)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +115,22 @@ def test_other_bodies_are_told_what_they_are(body: bytes, sentence: str) -> None
     with pytest.raises(InvalidJson, match=sentence) as refusal:
         parse_json(body)
     assert refusal.value.message.isprintable()
+
+
+@pytest.mark.parametrize(
+    "unit", [b'\\"', b" ", b"\t ", b'"', b"'", b"\\", b"{", b"[", b":", b",", b"a", b"\xf0", b'""', b"\\u"]
+)
+@pytest.mark.parametrize("start", [b"", b'"', b"{", b"'"])
+def test_no_body_takes_more_time_than_its_length(start: bytes, unit: bytes) -> None:
+    """Four times the length takes four times as long, not sixteen times: the interpreter stands still meanwhile."""
+
+    def seconds(size: int) -> float:
+        body = start + unit * (size // len(unit)) + b"x"
+        began = time.process_time()
+        json_memory(body)
+        with suppress(InvalidJson):
+            parse_json(body)
+        return time.process_time() - began
+
+    short = min(seconds(50_000) for _ in range(3))
+    assert min(seconds(200_000) for _ in range(3)) < 8 * short + 0.05
