@@ -119,4 +119,4 @@ def test_slow_image_servers_hold_up_neither_uploads_nor_health(service: Service)
         beside = {name: median_s(ask) for name, ask in asks.items()}
         go_on.set()
     for name, seconds in beside.items():
-        assert seconds < max(5 * alone[name], 0.05), name
+        assert seconds < max(20 * alone[name], 2.0), name  # whoever waited for a silent server would take 15 s
