@@ -16,10 +16,10 @@ from captioning.deadline import Deadline
 from captioning.errors import (
     CaptioningError,
     DeadlineExceeded,
-    InternalError,
     ModelFailed,
     Overloaded,
     ShuttingDown,
+    copy_for_another_request,
 )
 from captioning.model.engine import Candidates, Engine, Generation, GenerationOptions, Pixels, warm_up
 from captioning.model.speed import BatchSeconds
@@ -95,7 +95,7 @@ class Batcher:
         job = _Job(pixel_values, options, deadline, queued_at=self._clock())
         with self._changed:
             if self._refusal is not None:
-                raise type(self._refusal)()
+                raise copy_for_another_request(self._refusal)
             self.check_wait(deadline, options)
             self._waiting[job] = None
             self._changed.notify_all()
@@ -143,7 +143,7 @@ class Batcher:
                 generation = engine.caption(np.stack([job.pixel_values for job in batch]), batch[0].options)
             except Exception as error:  # noqa: BLE001 - each request of the batch raises it at its own edge, which logs it
                 for job in batch:
-                    job.future.set_exception(_each_its_own(InternalError(), error))
+                    job.future.set_exception(copy_for_another_request(error))
                 self._check_engine(engine)
                 continue
             took = self._clock() - started
@@ -176,7 +176,7 @@ class Batcher:
             self._changed.notify_all()
         for job in waiting:
             if job.future.set_running_or_notify_cancel():
-                job.future.set_exception(_each_its_own(type(error)(), error))
+                job.future.set_exception(copy_for_another_request(error))
 
     def _check_engine(self, engine: Engine) -> None:
         """Tell a batch that the engine could not caption, say for want of memory, from an engine that cannot go on."""
@@ -224,9 +224,3 @@ class Batcher:
         with self._changed:
             self._waiting.pop(job, None)
             self._changed.notify_all()
-
-
-def _each_its_own(error: CaptioningError, cause: Exception) -> CaptioningError:
-    """Return ``error`` for one request, caused by what several share: a raised exception collects its own traceback."""
-    error.__cause__ = cause
-    return error

@@ -28,7 +28,6 @@ class IncomingBody:
         self._deadline_at = deadline_at
         self._hold = ByteHold(rules.budget)
         self._failure: CaptioningError | None = None
-        self._may_be_parsed = False
         self._window_began_with = 0
         self._begin_window()
 
@@ -51,27 +50,28 @@ class IncomingBody:
 
     def has_room_to_parse(self) -> bool:
         """Take room for what parsing it takes, so that no thread has to wait for that; tell whether there was."""
-        if self._failure is None and not self._may_be_parsed:
-            content_type = self._exchange.fields.get(b"content-type", b"").decode("latin-1")
-            more = parsing_bound(content_type, self.size)
-            # What can never fit is refused by the application, which knows the sentence.
-            self._may_be_parsed = self._hold.size + more > self._hold.largest or self._hold.try_grow(more)
-        return self._failure is not None or self._may_be_parsed
+        if self._failure is not None:
+            return True
+        content_type = self._exchange.fields.get(b"content-type", b"").decode("latin-1")
+        more = parsing_bound(content_type, self.size)
+        # What can never fit is refused by the application, which knows the sentence.
+        return self._hold.size + more > self._hold.largest or self._hold.try_grow(more)
 
-    def receive(self, piece: bytes) -> bool:
-        """Take what was read, ``b""`` when the client sends no more; tell whether this was the last."""
+    def receive(self, piece: bytes) -> None:
+        """Take what was read, ``b""`` when the client sends no more."""
         if not piece:
             whole = self._exchange.content_length
             of = "" if whole is None else f" of {whole:,}"
-            return self._fail(InvalidRequest(f"The request body ended after {self.size:,}{of} bytes."))
+            self._failure = InvalidRequest(f"The request body ended after {self.size:,}{of} bytes.")
+            return
         try:
             self._exchange.receive(piece)
         except BadHttp as error:
-            return self._fail(InvalidRequest("The request body is badly framed.", detail=str(error)))
+            self._failure = InvalidRequest("The request body is badly framed.", detail=str(error))
+            return
         self._hold.shrink(self.size)
         if self.size > self._rules.max_bytes:
-            return self._fail(BodyTooLarge(f"The request body is over the limit of {self._rules.max_bytes:,} bytes."))
-        return self._exchange.complete
+            self._failure = BodyTooLarge(f"The request body is over the limit of {self._rules.max_bytes:,} bytes.")
 
     def pause(self) -> None:
         """Stop the clock of the minimum rate: it is the service that does not read."""
@@ -84,11 +84,12 @@ class IncomingBody:
     def is_too_late(self, now: float) -> bool:
         """Tell whether waiting for more is over; asked when `expires_at` has come."""
         if now >= self._deadline_at:
-            return self._fail(DeadlineExceeded("The request's time was over before its body had come."))
-        if self.size - self._window_began_with < MIN_BODY_RATE * BODY_WINDOW_S:
-            return self._fail(DeadlineExceeded(f"The request body comes slower than {MIN_BODY_RATE:,} bytes a second."))
-        self._begin_window()
-        return False
+            self._failure = DeadlineExceeded("The request's time was over before its body had come.")
+        elif self.size - self._window_began_with < MIN_BODY_RATE * BODY_WINDOW_S:
+            self._failure = DeadlineExceeded(f"The request body comes slower than {MIN_BODY_RATE:,} bytes a second.")
+        else:
+            self._begin_window()
+        return self._failure is not None
 
     def arrived(self) -> ArrivedBody:
         """Return what came, or why it did not; what it holds of the budget goes with it."""
@@ -97,10 +98,6 @@ class IncomingBody:
     def drop(self) -> None:
         """Give back what it holds."""
         self._hold.release()
-
-    def _fail(self, failure: CaptioningError) -> bool:
-        self._failure = failure
-        return True
 
     def _begin_window(self) -> None:
         self._window_began_with = self.size

@@ -16,6 +16,7 @@ from captioning.deadline import Deadline
 from captioning.errors import BodyTooLarge, CaptioningError, InvalidRequest, Overloaded
 from captioning.limits import ByteBudget, ByteHold
 from captioning.web.caption_request import parsing_memory
+from captioning.web.forms import FORM_TYPES
 from captioning.web.request_deadline import request_deadline
 
 ARRIVED_BODY = "captioning.body"
@@ -51,6 +52,7 @@ def read_body(request: Request, *, max_bytes: int, deadline: Deadline, hold: Byt
         BodyTooLarge: its length, or what arrives without one, is over ``max_bytes``.
         DeadlineExceeded: it did not arrive in time.
         InvalidRequest: the client went away, or broke HTTP's framing.
+        Overloaded: parsing it takes more than the server set aside, and that is not there now.
     """
     too_large = BodyTooLarge(f"The request body is over the limit of {max_bytes:,} bytes.")
     if (request.content_length or 0) > max_bytes:
@@ -86,7 +88,7 @@ def parsing_bound(content_type: str, size: int) -> int:
     mimetype = content_type.partition(";")[0].strip().lower()
     if mimetype.endswith("json"):
         return 4 * size + 4_096
-    return 3 * size if "form" in mimetype else 0
+    return 3 * size if mimetype in FORM_TYPES else 0
 
 
 def _read(request: Request, max_bytes: int) -> bytes:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http.client import HTTPResponse
 from typing import Any, Literal
 
@@ -23,13 +24,11 @@ from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging as transformers_logging
 
 from app import create_app
-from captioning.model.engine import Generation, GenerationOptions, Pixels
-from captioning.model.preprocessor import Preprocessor
 from captioning.observe.logs import adopt_loggers, make_formatter
 from captioning.settings import Settings
 from model_loader import Captioner
 from tests.bad_servers import BadServer, answer_with
-from tests.candidates import made_up
+from tests.breaking_engine import BreakingEngine
 from tests.conftest import EMOJI_MODEL, ROOT, SAMPLES, Service, free_port
 
 PICTURE = SAMPLES[0].read_bytes()
@@ -141,20 +140,6 @@ def test_what_strangers_send_stays_in_its_line(service: Service) -> None:
     assert re.fullmatch(r"[0-9a-f]{32}", after[0]["request_id"])
 
 
-class Breaking:
-    """An engine with a bug, whose words a stranger chose."""
-
-    preprocessor = Preprocessor((112, 112), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 1 / 255)
-
-    def check(self, options: GenerationOptions) -> None:
-        pass
-
-    def caption(self, pixel_values: Pixels, options: GenerationOptions) -> Generation:
-        if not pixel_values.any():  # it is asked to show that it can still caption at all
-            return Generation([made_up("")], 0.0, 0.0)
-        raise ZeroDivisionError(HOSTILE)
-
-
 @pytest.fixture
 def log_in() -> Iterator[Callable[[Literal["text", "json"]], io.StringIO]]:
     """Write the log of this process to memory, too, in the format that is asked for."""
@@ -171,12 +156,15 @@ def log_in() -> Iterator[Callable[[Literal["text", "json"]], io.StringIO]]:
 
 def provoke_a_500(request_id: str) -> None:
     """Caption with an engine that has a bug, once it is there."""
-    client = create_app(Settings(_env_file=None), lambda settings, batcher: Captioner(Breaking, batcher)).test_client()
+    app = create_app(
+        Settings(_env_file=None), lambda settings, batcher: Captioner(partial(BreakingEngine, HOSTILE), batcher)
+    )
     status = 503
-    while status == 503:
-        headers = {"Content-Type": "image/jpeg", "X-Request-Id": request_id}
-        status = client.post("/local-caption", data=PICTURE, headers=headers).status_code
-        time.sleep(0.01)
+    with closing(app.extensions["decoders"]):
+        while status == 503:
+            headers = {"Content-Type": "image/jpeg", "X-Request-Id": request_id}
+            status = app.test_client().post("/local-caption", data=PICTURE, headers=headers).status_code
+            time.sleep(0.01)
     assert status == 500
 
 

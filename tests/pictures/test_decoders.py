@@ -44,6 +44,15 @@ SPIN = Intruder("while True: pass")
 LIMITS: dict[str, Any] = {"processes": 1, "memory_bytes": 200 * MIB, "max_pixels": 40_000_000}
 
 
+OTHERS: set[int] = set()
+"""What tests before these have started and left running."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def note_others() -> None:
+    OTHERS.update(children(os.getpid()))
+
+
 @pytest.fixture(scope="module")
 def decoders() -> Iterator[Decoders]:
     with closing(Decoders(**LIMITS)) as started:
@@ -64,6 +73,10 @@ def told(decoders: Decoders, source: str) -> str:
 def children(pid: int) -> set[int]:
     found = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
     return {int(child) for listed in found for child in listed}
+
+
+def decoder_processes() -> set[int]:
+    return children(os.getpid()) - OTHERS
 
 
 def state(pid: int) -> str:
@@ -111,13 +124,13 @@ def test_a_refusal_comes_with_its_sentence_and_keeps_the_process(
     decoders: Decoders, data: bytes, kind: type[Exception]
 ) -> None:
     decode(decoders)
-    before = children(os.getpid())
+    before = decoder_processes()
     with pytest.raises(kind) as caught:
         decode(decoders, data)
     with pytest.raises(kind) as expected:
         open_image(data).decode()
     assert str(caught.value) == str(expected.value)
-    assert children(os.getpid()) == before
+    assert decoder_processes() == before
 
 
 def test_a_bug_is_told_with_its_traceback(decoders: Decoders) -> None:
@@ -168,7 +181,7 @@ def test_processor_time_is_bounded() -> None:
 def test_the_deadline_ends_it(decoders: Decoders) -> None:
     with pytest.raises(DeadlineExceeded):
         decode(decoders, preprocess=SPIN, seconds=0.5)
-    wait_until(lambda: [state(pid) for pid in children(os.getpid())] == ["S", "S"])
+    wait_until(lambda: [state(pid) for pid in decoder_processes()] == ["S", "S"])
     assert decode(decoders).shape == (3, 384, 384)
 
 
@@ -212,7 +225,7 @@ def test_what_a_process_says_cannot_forge_a_line(decoders: Decoders) -> None:
 def test_a_process_killed_or_stopped_in_mid_picture_costs_nobody_a_caption(number: signal.Signals) -> None:
     with closing(Decoders(**LIMITS)) as decoders, ThreadPoolExecutor(1) as caller:
         expected = decode(decoders, SLOW)
-        others = children(os.getpid())
+        others = decoder_processes()
         answer = caller.submit(decode, decoders, SLOW)
         os.kill(busy_one(others), number)
         assert answer.result().tobytes() == expected.tobytes()
@@ -224,7 +237,7 @@ def test_a_picture_whose_processes_are_killed_again_and_again_is_refused() -> No
         killed: set[int] = set()
         answer = caller.submit(decode, decoders, SLOW)
         while len(killed) < 2:
-            pid = busy_one(children(os.getpid()) - killed)
+            pid = busy_one(decoder_processes() - killed)
             os.kill(pid, signal.SIGKILL)
             killed.add(pid)
         with pytest.raises(ImageTooCostly):
@@ -237,7 +250,7 @@ def test_idle_processes_killed_or_stopped_are_replaced(number: signal.Signals) -
     with closing(Decoders(**LIMITS)) as decoders:
         decode(decoders)
         decode(decoders)
-        idle = children(os.getpid())
+        idle = decoder_processes()
         for pid in idle:
             os.kill(pid, number)
         wait_until(lambda: all(state(pid) in ("Z", "T") for pid in idle))
@@ -249,7 +262,7 @@ def test_killing_leaves_no_zombies(decoders: Decoders) -> None:
         with pytest.raises(DeadlineExceeded):
             decode(decoders, preprocess=SPIN, seconds=0.15)
     decode(decoders)
-    wait_until(lambda: sorted(map(state, children(os.getpid()))) == ["S", "S"])
+    wait_until(lambda: sorted(map(state, decoder_processes())) == ["S", "S"])
 
 
 def test_a_failed_start_is_tried_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -349,7 +362,7 @@ except (OSError, ValueError) as error:
 def test_the_kernel_limits_it_even_where_no_filter_is_allowed(decoders: Decoders) -> None:
     decode(decoders)
     decode(decoders)
-    for pid in children(os.getpid()):
+    for pid in decoder_processes():
         lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
         hard = {line[:25].strip(): line[47:68].strip() for line in lines[1:]}
         assert hard["Max open files"] == "4"

@@ -12,6 +12,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.client import HTTPResponse
 from pathlib import Path
 
@@ -22,12 +23,11 @@ from werkzeug.serving import make_server
 
 from app import create_app
 from captioning import errors
-from captioning.model.engine import Engine, Generation, GenerationOptions, Pixels
-from captioning.model.preprocessor import Preprocessor
+from captioning.model.engine import Engine
 from captioning.settings import Settings
 from model_loader import Captioner
 from tests.bad_servers import BadServer, Connection, answer_with, drip, http_answer
-from tests.candidates import made_up
+from tests.breaking_engine import BreakingEngine
 from tests.conftest import SAMPLES, Service, free_port, wait_until
 
 MIB = 1024 * 1024
@@ -229,20 +229,6 @@ def test_when_permits_are_taken_others_are_turned_away_at_once(start_service: Ca
     assert service.stop() == 0
 
 
-class Breaking:
-    """An engine with a bug."""
-
-    preprocessor = Preprocessor((112, 112), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 1 / 255)
-
-    def check(self, options: GenerationOptions) -> None:
-        pass
-
-    def caption(self, pixel_values: Pixels, options: GenerationOptions) -> Generation:
-        if not pixel_values.any():  # it is asked to show that it can still caption at all
-            return Generation([made_up("")], 0.0, 0.0)
-        raise ZeroDivisionError("a secret")
-
-
 def no_engine() -> Engine:
     raise RuntimeError("a bug in loading")
 
@@ -256,19 +242,20 @@ def serve_app() -> Iterator[Callable[[Callable[[], Engine]], str]]:
         app = create_app(Settings(_env_file=None), lambda settings, batcher: Captioner(load, batcher))
         server = make_server("127.0.0.1", 0, app, threaded=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
+        servers.append((server, app.extensions["decoders"]))
         return f"http://127.0.0.1:{server.port}/local-caption"
 
     yield serve
-    for server in servers:
+    for server, decoders in servers:
         server.shutdown()
         server.server_close()
+        decoders.close()
 
 
 def test_a_bug_is_logged_and_not_shown(
     serve_app: Callable[[Callable[[], Engine]], str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    url = serve_app(Breaking)
+    url = serve_app(partial(BreakingEngine, "a secret"))
     requests.post(url, data=PICTURE, headers={"Content-Type": "image/jpeg"}, timeout=5)  # starts the model
     wait_until(
         lambda: requests.post(url, data=PICTURE, headers={"Content-Type": "image/jpeg"}, timeout=5).status_code == 500,
@@ -353,7 +340,7 @@ def test_a_drain_that_begins_while_the_model_loads_stays_a_drain() -> None:
 
     def load() -> Engine:
         assert may_load.wait(60)
-        return Breaking()
+        return BreakingEngine("a secret")
 
     app = create_app(Settings(_env_file=None), lambda settings, batcher: Captioner(load, batcher))
     client = app.test_client()
