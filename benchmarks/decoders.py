@@ -12,13 +12,13 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from statistics import median
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.pictures import encoded
+from benchmarks.server import decoder_processes, memory
 from benchmarks.worst_pictures import worst_pictures
 from captioning.deadline import Deadline
 from captioning.model.preprocessor import Preprocessor
@@ -43,14 +43,9 @@ def ordinary_pictures() -> Iterator[tuple[str, bytes]]:
     yield "AVIF, 12 megapixels", encoded(large, "AVIF", speed=9)
 
 
-def status(key: str) -> int:
+def largest(key: str) -> int:
     """Return the largest figure of this process' children, in bytes."""
-    figures = [0]
-    for path in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
-        for pid in path.read_text().split():
-            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-            figures += [int(line.split()[1]) * 1024 for line in lines if line.startswith(key)]
-    return max(figures)
+    return max(memory(pid)[key] for pid in decoder_processes(os.getpid()))
 
 
 def in_this_process(data: bytes) -> float:
@@ -73,9 +68,9 @@ def measure(data: bytes, pairs: int) -> tuple[int, float, float]:
     with closing(decoders):
         for _ in range(2):  # both processes
             through(decoders, encoded(Image.new("RGB", (8, 8)), "PNG"))
-        before = status("VmPeak")
+        before = largest("VmPeak")
         through(decoders, data)
-        taken = status("VmPeak") - before
+        taken = largest("VmPeak") - before
         there_and_here = [(through(decoders, data), in_this_process(data)) for _ in range(pairs)]
     return taken, median(here for _, here in there_and_here), median(there - here for there, here in there_and_here)
 

@@ -91,10 +91,26 @@ def gunicorn(
 
 
 def memory(process: int) -> dict[str, int]:
-    """Return the kernel's figures for a process, in bytes: VmHWM (the peak), VmRSS, RssAnon, RssFile."""
+    """Return the kernel's figures for a process, in bytes: VmPeak and VmHWM (the peaks), VmRSS, RssAnon, RssFile."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    figures = (line.split() for line in lines if line.startswith(("VmHWM", "VmRSS", "RssAnon", "RssFile")))
+    figures = (line.split() for line in lines if line.startswith(("VmPeak", "VmHWM", "VmRSS", "RssAnon", "RssFile")))
     return {name.rstrip(":"): int(kilobytes) * 1024 for name, kilobytes, _ in figures}
+
+
+def decoder_processes(parent: int) -> set[int]:
+    """Return the process ids of the decoder processes that ``parent`` has started.
+
+    A child that has not got to its own program yet is left out: until then the kernel shows it the parent's memory.
+    """
+    listed = [path.read_text().split() for path in Path(f"/proc/{parent}/task").glob("*/children")]
+    return {int(pid) for pids in listed for pid in pids if _runs(pid, b"captioning.pictures.decoder_process")}
+
+
+def _runs(pid: str, program: bytes) -> bool:
+    try:
+        return program in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has ended
+        return False
 
 
 def forget_peak(process: int) -> None:

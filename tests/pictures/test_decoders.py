@@ -21,8 +21,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks import server
 from benchmarks.hostile_pictures import avif_larger_than_told
-from benchmarks.server import memory
 from benchmarks.worst_pictures import png
 from captioning.deadline import Deadline
 from captioning.errors import CorruptImage, DeadlineExceeded, ImageTooCostly, TooManyPixels, UnsupportedImage
@@ -76,7 +76,7 @@ def children(pid: int) -> set[int]:
 
 
 def decoder_processes() -> set[int]:
-    return children(os.getpid()) - OTHERS
+    return server.decoder_processes(os.getpid()) - OTHERS
 
 
 def state(pid: int) -> str:
@@ -90,7 +90,7 @@ def busy_one(known: set[int]) -> int:
     """Return the decoder process that holds most memory or time, once one of them is well in mid-picture."""
     while True:
         for pid in known:
-            if state(pid) == "R" and memory(pid)["RssAnon"] > 60 * MIB:
+            if state(pid) == "R" and server.memory(pid)["RssAnon"] > 60 * MIB:
                 return pid
         time.sleep(0.005)
 
@@ -262,7 +262,7 @@ def test_killing_leaves_no_zombies(decoders: Decoders) -> None:
         with pytest.raises(DeadlineExceeded):
             decode(decoders, preprocess=SPIN, seconds=0.15)
     decode(decoders)
-    wait_until(lambda: sorted(map(state, decoder_processes())) == ["S", "S"])
+    wait_until(lambda: sorted(map(state, children(os.getpid()) - OTHERS)) == ["S", "S"])
 
 
 def test_a_failed_start_is_tried_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -283,14 +283,19 @@ def test_a_failed_start_is_tried_again(monkeypatch: pytest.MonkeyPatch, caplog: 
 @pytest.mark.parametrize("stopped", [False, True])
 def test_the_processes_end_with_a_killed_parent(stopped: bool) -> None:
     script = """
+import os
 import time
+from benchmarks.server import decoder_processes
 from captioning.deadline import Deadline
 from captioning.pictures.decoders import Decoders
 from tests.pictures.intruders import Intruder
 from tests.sample_pictures import SAMPLES
 
 decoders = Decoders(processes=1, memory_bytes=2**28, max_pixels=10**6)
-for _ in range(2):
+decoders.start()
+while len(decoder_processes(os.getpid())) < 2:
+    time.sleep(0.01)
+for _ in range(4):  # both take turns
     decoders.decode(SAMPLES["png"], Intruder(""), Deadline.after(30))
 print("ready", flush=True)
 decoders.decode(SAMPLES["png"], Intruder("while True: pass"), Deadline.after(30)) if {busy} else time.sleep(60)

@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
-from pathlib import Path
 
 import pytest
 
 from benchmarks.hostile_pictures import hostile_pictures
 from benchmarks.memory import SMALL
 from benchmarks.pictures import encoded, picture
-from benchmarks.server import memory
+from benchmarks.server import decoder_processes, memory
 from benchmarks.worst_pictures import distinct, png, worst_pngs
 from captioning.pictures.decoder_process import MAX_LEAK_BYTES
 from captioning.settings import MIB
@@ -37,16 +36,11 @@ def small_service(request: pytest.FixtureRequest, start_service: Callable[..., S
     return service
 
 
-def decoder_processes(service: Service) -> list[int]:
-    (worker,) = service.worker_pids()
-    found = [path.read_text().split() for path in Path(f"/proc/{worker}/task").glob("*/children")]
-    return [int(pid) for pids in found for pid in pids]
-
-
 def own_memory(service: Service) -> int:
     """Return the bytes that the worker and its decoder processes have to themselves."""
+    (worker,) = service.worker_pids()
     total = 0
-    for pid in (*service.worker_pids(), *decoder_processes(service)):
+    for pid in (worker, *decoder_processes(worker)):
         try:
             total += memory(pid).get("RssAnon", 0)
         except OSError:  # it has ended meanwhile
@@ -118,13 +112,14 @@ def test_a_decoder_process_killed_or_stopped_in_mid_picture_costs_nobody_a_capti
     small_service: Service, number: signal.Signals
 ) -> None:
     slow, numbers = png(), count()
+    (worker,) = small_service.worker_pids()
     small_service.upload(distinct(slow, next(numbers)))
     with ThreadPoolExecutor(2) as callers:
         answer = callers.submit(small_service.upload, distinct(slow, next(numbers)))
-        known = decoder_processes(small_service)
+        known = decoder_processes(worker)
         wait_until(lambda: any(memory(pid)["RssAnon"] > 80 * MIB for pid in known))
         busy = max(known, key=lambda pid: memory(pid)["RssAnon"])
         os.kill(busy, number)
         assert callers.submit(small_service.upload, SAMPLES[2].read_bytes()).result().status_code == 200
         assert answer.result().status_code == 200
-    wait_until(lambda: busy not in decoder_processes(small_service) and len(decoder_processes(small_service)) == 2)
+    wait_until(lambda: busy not in decoder_processes(worker) and len(decoder_processes(worker)) == 2)
