@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,14 @@ from captioning.cli.whole_files import CannotWrite
 from captioning.model.engine import Engine, GenerationOptions
 from captioning.observe.start_report import misspelt_settings
 from captioning.pictures.formats import ENDINGS
-from captioning.settings import BATCH_SIZE_LIMIT, MAX_NEW_TOKENS_LIMIT, NUM_BEAMS_LIMIT, Settings
+from captioning.settings import (
+    BATCH_SIZE_LIMIT,
+    MAX_NEW_TOKENS_LIMIT,
+    NO_REPEAT_NGRAM_SIZE_LIMIT,
+    NUM_BEAMS_LIMIT,
+    REPETITION_PENALTY_LIMIT,
+    Settings,
+)
 
 _HELP = f"""Caption pictures with the model in this process, without a server.
 
@@ -76,6 +83,8 @@ def caption_command(
     @click.option("--recursive", "-r", is_flag=True, help="Go into the folders of folders; links to folders excepted.")
     @click.option("--model", "model_id", metavar="NAME", default=settings.model_id, help="Caption with this model.")
     @click.option("--jsonl", is_flag=True, help="Write a JSON object a line: source and output, or source and error.")
+    @click.option("--details", is_flag=True, help="Add to the JSON how sure the model was, and how the caption ended.")
+    @click.option("--candidates", type=click.IntRange(1), help="Add to the JSON the best captions, up to --num-beams.")
     @click.option("--csv", is_flag=True, help="Write source,output,error,code under a header.")
     @click.option("--output", "-o", metavar="FILE", help="Write the lines to a new FILE, each as soon as it is known.")
     @click.option("--resume", is_flag=True, help="Go on with FILE: leave out what it has captions for.")
@@ -90,6 +99,20 @@ def caption_command(
     @click.option("--prompt", metavar="TEXT", default="", help="Text that the captions continue.")
     @_count("--max-new-tokens", MAX_NEW_TOKENS_LIMIT, settings.max_new_tokens, "Longest caption, in words or parts.")
     @_count("--num-beams", NUM_BEAMS_LIMIT, settings.num_beams, "Captions to follow at once; 1 is the fastest.")
+    @click.option(
+        "--no-repeat-ngram-size",
+        type=click.IntRange(0, NO_REPEAT_NGRAM_SIZE_LIMIT),
+        default=settings.no_repeat_ngram_size,
+        show_default=True,
+        help="Let no run of so many words or parts stand twice in a caption; 0 allows all.",
+    )
+    @click.option(
+        "--repetition-penalty",
+        type=click.FloatRange(0, REPETITION_PENALTY_LIMIT, min_open=True),
+        default=settings.repetition_penalty,
+        show_default=True,
+        help="Above 1: make words that the caption has already less likely.",
+    )
     @_count("--batch-size", BATCH_SIZE_LIMIT, settings.batch_max_size, "Most pictures in one call of the model.")
     def caption(**arguments: Any) -> None:
         if "log_level" not in settings.model_fields_set:
@@ -115,6 +138,8 @@ def _caption(
     recursive: bool,
     model_id: str,
     jsonl: bool,
+    details: bool,
+    candidates: int | None,
     csv: bool,
     output: str | None,
     resume: bool,
@@ -127,23 +152,35 @@ def _caption(
     prompt: str,
     max_new_tokens: int,
     num_beams: int,
+    no_repeat_ngram_size: int,
+    repetition_penalty: float,
     batch_size: int,
 ) -> int:
     """Do what the arguments say; return the exit code."""
     if jsonl and csv:
         raise click.UsageError("--jsonl and --csv exclude each other.")
+    if (details or candidates) and not jsonl:
+        raise click.UsageError("--details and --candidates need --jsonl.")
+    if (candidates or 1) > num_beams:
+        raise click.UsageError(f"--candidates: at most --num-beams, which is {num_beams}.")
     if resume and output is None:
         raise click.UsageError("--resume needs --output FILE, the file to go on with.")
     if html and os.path.lexists(html) and not (force or dry_run):
         raise click.UsageError(f"{visible(html)} exists; --force overwrites it.")
     sources = _sources(names, from_list, b"\0" if null else b"\n", recursive=recursive)
     settings = settings.model_copy(update={"model_id": model_id, "batch_max_size": batch_size})
-    defaults = GenerationOptions.from_settings(settings)
-    options = replace(defaults, prompt=prompt.strip(), max_new_tokens=max_new_tokens, num_beams=num_beams)
+    options = GenerationOptions(
+        prompt=prompt.strip(),
+        max_new_tokens=max_new_tokens,
+        num_beams=num_beams,
+        no_repeat_ngram_size=no_repeat_ngram_size,
+        repetition_penalty=repetition_penalty,
+    )
     name, revision = model.name_and_revision(settings)
     made_with = {"model": name, "revision": revision, "engine": settings.engine, **asdict(options)}
     made_with |= {"prefix": prefix, "suffix": suffix}
-    form: Form = Jsonl(made_with) if jsonl else Csv() if csv else Plain()
+    json_lines = Jsonl(made_with, details=details, candidates=candidates or 0)
+    form: Form = json_lines if jsonl else Csv() if csv else Plain()
     sidecars = Sidecars(sidecar, force=force) if sidecar else None
     wanted = sidecars.missing(sources) if sidecars else sources
     if len(wanted) < len(sources):

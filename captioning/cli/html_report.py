@@ -37,7 +37,7 @@ class HtmlReport:
         failed = isinstance(outcome.result, CaptioningError)
         thumbnail = None if failed else self._thumbnails.data_url(outcome.source)
         image = _THUMBNAIL.format(thumbnail) if thumbnail else ""
-        text = outcome.result.message if isinstance(outcome.result, CaptioningError) else outcome.result
+        text = outcome.result.message if isinstance(outcome.result, CaptioningError) else outcome.result[0].text
         self._file.write(_ROW.format(image, visible(outcome.source), "error" if failed else "caption", text))
 
     def finish(self) -> None:

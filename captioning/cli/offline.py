@@ -21,7 +21,7 @@ from captioning.deadline import Deadline
 from captioning.errors import CaptioningError, InternalError, ShuttingDown
 from captioning.limits import Limits
 from captioning.model.batcher import Batcher
-from captioning.model.engine import Engine, GenerationOptions
+from captioning.model.engine import Candidates, Engine, GenerationOptions
 from captioning.pictures.decoders import Decoders
 from captioning.pipeline import EncodedPicture, make_pipeline
 from captioning.settings import Settings
@@ -110,15 +110,15 @@ class OfflineRun:
             self._taken += 1
             return number, self._sources[number]
 
-    def _caption(self, source: str) -> str | CaptioningError:
+    def _caption(self, source: str) -> Candidates | CaptioningError:
         deadline = Deadline.after(_PATIENCE_S)
         try:
             if is_url(source):
-                return self._pipeline.caption(source, self._options, deadline=deadline, trace=Trace())[0].text
+                return self._pipeline.caption(source, self._options, deadline=deadline, trace=Trace())
             with self._limits.pictures.hold() as hold:
                 picture = EncodedPicture(read_file(source, max_bytes=self._max_image_bytes), hold)
                 hold.grow(len(picture.data), deadline)
-                return self._pipeline.caption(picture, self._options, deadline=deadline, trace=Trace())[0].text
+                return self._pipeline.caption(picture, self._options, deadline=deadline, trace=Trace())
         except CaptioningError as error:
             if isinstance(error, InternalError):
                 log.error("%r", source, exc_info=error.__cause__)
@@ -131,7 +131,7 @@ class OfflineRun:
     def _report_in_order(self, number: int, outcome: Outcome) -> None:
         """Report this outcome and the later ones that waited for it; or let it wait for earlier ones."""
         if self._stopped:
-            if isinstance(outcome.result, str):  # an error may only mean that nobody waits any more
+            if not isinstance(outcome.result, CaptioningError):  # an error may only mean that nobody waits any more
                 self._ready[number] = outcome
             return
         self._ready[number] = outcome

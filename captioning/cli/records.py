@@ -8,9 +8,10 @@ import json
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from captioning.errors import CaptioningError
+from captioning.model.engine import Candidates
 
 MadeWith = Mapping[str, object]
 """What captions depend on: the model, its revision, the engine and the options."""
@@ -21,10 +22,10 @@ ENCODING, ERRORS = "utf-8", "surrogateescape"
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of one source's way: a caption or an error."""
+    """The end of one source's way: its captions, the best first, or an error."""
 
     source: str
-    result: str | CaptioningError
+    result: Candidates | CaptioningError
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Plain:
         """Return the line of a caption."""
         if isinstance(outcome.result, CaptioningError):
             return ""
-        return f"{visible(outcome.source)}\t{visible(outcome.result)}\n"
+        return f"{visible(outcome.source)}\t{visible(outcome.result[0].text)}\n"
 
     def read(self, lines: Iterator[str]) -> Iterator[Kept]:
         """Yield what each line holds."""
@@ -107,13 +108,18 @@ class Csv:
 
 
 class Jsonl:
-    """``{"source", "output", "made_with"}`` or ``{"source", "error", "code"}`` a line, in ASCII."""
+    """``{"source", "output", "made_with"}`` or ``{"source", "error", "code"}`` a line, in ASCII.
+
+    ``details`` and ``candidates`` add what these options of the API add to its answers.
+    """
 
     header = ""
 
-    def __init__(self, made_with: MadeWith) -> None:
+    def __init__(self, made_with: MadeWith, *, details: bool = False, candidates: int = 0) -> None:
         """Write this with each caption."""
         self._made_with = made_with
+        self._details = details
+        self._candidates = candidates
 
     def spell(self, source: str) -> str:
         """Return the source as it is."""
@@ -121,9 +127,19 @@ class Jsonl:
 
     def write(self, outcome: Outcome) -> str:
         """Return the line of a caption or of an error."""
-        caption, error, code = _cells(outcome.result)
-        result = {"error": error, "code": code} if code else {"output": caption, "made_with": self._made_with}
-        return json.dumps({"source": outcome.source, **result}) + "\n"
+        record: dict[str, Any] = {"source": outcome.source}
+        if isinstance(outcome.result, CaptioningError):
+            record |= {"error": outcome.result.message, "code": outcome.result.code}
+        else:
+            best, *_ = outcome.result
+            record["output"] = best.text
+            if self._details:
+                record |= {"confidence": best.confidence, "tokens": best.tokens, "finishReason": best.finish_reason}
+            if self._candidates:
+                listed = outcome.result[: self._candidates]
+                record["candidates"] = [{"output": one.text, "score": one.score} for one in listed]
+            record["made_with"] = self._made_with
+        return json.dumps(record) + "\n"
 
     def read(self, lines: Iterator[str]) -> Iterator[Kept]:
         """Yield what each line holds."""
@@ -134,9 +150,9 @@ class Jsonl:
             yield Kept(record["source"], record.get("made_with", {})) if "output" in record else Kept(None)
 
 
-def _cells(result: str | CaptioningError) -> tuple[str, str, str]:
+def _cells(result: Candidates | CaptioningError) -> tuple[str, str, str]:
     """Return caption, error and code, each empty where there is none."""
-    return ("", result.message, result.code) if isinstance(result, CaptioningError) else (result, "", "")
+    return ("", result.message, result.code) if isinstance(result, CaptioningError) else (result[0].text, "", "")
 
 
 def visible(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 import click
 
@@ -54,9 +55,10 @@ class Report:
         Raises CannotWrite.
         """
         failed = isinstance(outcome.result, CaptioningError)
-        if isinstance(outcome.result, str):
+        if not isinstance(outcome.result, CaptioningError):
             before, after = self._around
-            outcome = Outcome(outcome.source, before + outcome.result + after)
+            captions = tuple(replace(caption, text=before + caption.text + after) for caption in outcome.result)
+            outcome = Outcome(outcome.source, captions)
         if self._sidecars:
             self._sidecars.add(outcome)
         with self.progress.beside_the_bar() if self._results.file.isatty() else nullcontext():

@@ -13,6 +13,7 @@ import click
 from captioning.cli.records import Outcome, visible
 from captioning.cli.sources import STANDARD_INPUT, is_url
 from captioning.cli.whole_files import write_whole
+from captioning.errors import CaptioningError
 
 Kind = Literal["txt", "xmp"]
 
@@ -64,6 +65,6 @@ class Sidecars:
 
         Raises CannotWrite.
         """
-        if isinstance(outcome.result, str):
-            text = outcome.result if self._kind == "txt" else _XMP.format(escape(outcome.result))
-            write_whole(self.path(outcome.source), text if self._kind == "xmp" else text + "\n")
+        if not isinstance(outcome.result, CaptioningError):
+            text = outcome.result[0].text
+            write_whole(self.path(outcome.source), text + "\n" if self._kind == "txt" else _XMP.format(escape(text)))

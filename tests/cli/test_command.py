@@ -24,9 +24,11 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from pydantic.alias_generators import to_camel
 
 from captioning.cli.command import caption_command
 from captioning.settings import Settings
+from captioning.web.fields import Options
 from model_loader import load_engine, name_and_revision
 from tests.conftest import EMOJI_MODEL, ROOT, SAMPLES, Service
 
@@ -75,14 +77,29 @@ def copy_samples(folder: Path, *names: str) -> None:
 
 
 def test_the_captions_are_the_services(service: Service, caption: Caption) -> None:
-    ran = caption(*SAMPLES, "--jsonl", "--num-beams", "2", "--prompt", " a photo of", **service.model)
+    """With every option that the service has."""
+    options = {"num-beams": "3", "prompt": "a photo of", "max-new-tokens": "12"}
+    options |= {"no-repeat-ngram-size": "1", "repetition-penalty": "1.5", "candidates": "2"}
+    arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+    ran = caption(*SAMPLES, "--jsonl", "--details", *arguments, **service.model)
     assert (ran.returncode, ran.stderr) == (0, b"")
-    options = {"numBeams": "2", "prompt": "a photo of"}
+    fields = {to_camel(name.replace("-", "_")): value for name, value in options.items()}
+    assert fields.keys() | {"details"} == {field.alias for field in Options.model_fields.values()}
     for path, line in zip(SAMPLES, ran.stdout.splitlines(), strict=True):
-        answer = service.upload(path.read_bytes(), params=options).json()
+        answer = service.upload(path.read_bytes(), params={**fields, "details": "true"}).json()
+        answer["confidence"] = pytest.approx(answer["confidence"], rel=1e-3)  # a batch is summed in another order
+        for candidate in answer["candidates"]:
+            candidate["score"] = pytest.approx(candidate["score"], rel=1e-3)
         record = json.loads(line)
-        assert record.pop("made_with")["engine"] == service.model["ENGINE"]
-        assert record == {"source": str(path), **answer}
+        made_with = record.pop("made_with")
+        named = {"model": made_with["model"], "revision": made_with["revision"], "engine": made_with["engine"]}
+        assert {**record, **named} == {"source": str(path), **answer}
+
+
+def test_the_settings_options_hold_for_the_command_too(caption: Caption) -> None:
+    ran = caption(SAMPLES[0], "--jsonl", NO_REPEAT_NGRAM_SIZE="1", REPETITION_PENALTY="1.5")
+    made_with = json.loads(ran.stdout)["made_with"]
+    assert (made_with["no_repeat_ngram_size"], made_with["repetition_penalty"]) == (1, 1.5)
 
 
 def test_a_line_each_in_the_order_of_the_arguments_and_each_once(caption: Caption) -> None:
@@ -407,6 +424,9 @@ def test_wrong_usage_is_refused_before_anything_is_done(
         ("a.jpg", "--output", "no/such/folder.txt"): "cannot be written: No such file or directory",
         ("a.jpg", "--output", "."): "cannot be written: Is a directory",
         ("a.jpg", "--num-beams", "6"): "--num-beams",
+        ("a.jpg", "--repetition-penalty", "0"): "--repetition-penalty",
+        ("a.jpg", "--details"): "need --jsonl",
+        ("a.jpg", "--jsonl", "--candidates", "2"): "at most --num-beams, which is 1",
         ("a.jpg", "--max-new-tokens", "100"): "has room for at most",
         ("a.jpg", "--prompt", "a very long prompt " * 50): "prompt is too long",
     }

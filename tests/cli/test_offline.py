@@ -14,7 +14,7 @@ import pytest
 from captioning.cli.offline import OfflineRun
 from captioning.cli.records import Outcome
 from captioning.deadline import Deadline
-from captioning.errors import InternalError, UnsupportedImage
+from captioning.errors import CaptioningError, InternalError, UnsupportedImage
 from captioning.model.engine import Generation, GenerationOptions, Pixels
 from captioning.model.preprocessor import Preprocessor
 from captioning.pictures.decoders import Decoders
@@ -115,7 +115,7 @@ def test_outcomes_come_in_the_order_of_their_sources_though_one_takes_long(
     settings = Settings(fetch_allow_private_addresses=True, fetch_allowed_ports=None, fetch_timeout_s=1)
     offline(Slow(), outcomes, settings).run(sources)
     assert [outcome.source for outcome in outcomes] == sources
-    assert [isinstance(outcome.result, str) for outcome in outcomes] == [True, False, *[True] * 39]
+    assert [isinstance(outcome.result, CaptioningError) for outcome in outcomes] == [False, True, *[False] * 39]
 
 
 def test_what_is_ready_when_it_is_stopped_is_reported_and_downloads_are_left_behind(
@@ -139,7 +139,7 @@ def test_a_bug_in_one_batch_fails_only_its_pictures(
 ) -> None:
     engine, outcomes = Slow(failing_batch=3), list[Outcome]()
     offline(engine, outcomes).run(copies)
-    failed = [outcome for outcome in outcomes if not isinstance(outcome.result, str)]
+    failed = [outcome for outcome in outcomes if isinstance(outcome.result, CaptioningError)]
     assert len(failed) == engine.batches[2]
     assert all(isinstance(outcome.result, InternalError) for outcome in failed)
     assert "ZeroDivisionError" in caplog.text

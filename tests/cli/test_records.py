@@ -14,6 +14,7 @@ import pytest
 from captioning.cli.records import Csv, Form, Jsonl, MadeWith, Outcome, Plain, visible
 from captioning.cli.results_file import captioned_in, open_results
 from captioning.errors import ImageNotFound
+from tests.candidates import made_up
 
 NASTY = [
     "tab\t",
@@ -30,7 +31,7 @@ FORMS: list[Form] = [Plain(), Csv(), Jsonl(MADE_WITH)]
 
 
 def lines(form: Form) -> str:
-    captioned = [form.write(Outcome(name, f"a caption of {number}")) for number, name in enumerate(NASTY)]
+    captioned = [form.write(Outcome(name, made_up(f"a caption of {number}"))) for number, name in enumerate(NASTY)]
     return form.header + "".join(captioned) + form.write(Outcome("failed", ImageNotFound()))
 
 
@@ -77,8 +78,8 @@ def test_what_is_captioned_is_read_back_and_a_cut_record_is_cut_off(form: Form, 
         file.write_bytes(whole + cut.encode())
         with open_results(str(file), form, MADE_WITH, resume=True) as results:
             assert results.captioned == {form.spell(name) for name in NASTY}
-            results.write(form.write(Outcome("new", "a caption")))
-        assert file.read_bytes() == whole + form.write(Outcome("new", "a caption")).encode()
+            results.write(form.write(Outcome("new", made_up("a caption"))))
+        assert file.read_bytes() == whole + form.write(Outcome("new", made_up("a caption"))).encode()
 
 
 @pytest.mark.parametrize("form", FORMS)
