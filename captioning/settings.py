@@ -19,7 +19,7 @@ MIB = 1024 * 1024
 MAX_NEW_TOKENS_LIMIT = 100
 NUM_BEAMS_LIMIT = 5
 NO_REPEAT_NGRAM_SIZE_LIMIT = 100
-REPETITION_PENALTY_LIMIT = 10
+REPETITION_PENALTY_LEAST, REPETITION_PENALTY_LIMIT = 0.1, 10  # below it, float32 overflows in a search by beams
 BATCH_SIZE_LIMIT = 64
 
 TorchDtype = Literal["float32", "bfloat16", "auto"]
@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     )
     repetition_penalty: float = Field(
         1.0,
-        gt=0,
+        ge=REPETITION_PENALTY_LEAST,
         le=REPETITION_PENALTY_LIMIT,
         description="above 1, tokens that are there already get less likely, when the request says nothing",
     )

@@ -48,7 +48,9 @@ def not_an_image(content: bytes) -> str | None:
 def mislabelled(body: bytes, declared: str) -> str | None:
     """Say how to send a body that is not what its Content-Type declares; None where it begins like nothing else."""
     kind = looks_like(body)
-    sent = f"was sent as {declared}" if _TYPE.fullmatch(declared) else "has no Content-Type"
+    sent = sent_as(declared)
+    if declared.startswith("multipart/") and declared != "multipart/form-data":
+        return f'The body {sent}; send the parts as multipart/form-data, the picture in one with name="image".'
     if kind is None or kind == declared:
         return None
     if kind in _NOT_READ:
@@ -56,3 +58,8 @@ def mislabelled(body: bytes, declared: str) -> str | None:
     if kind == "multipart/form-data":
         return f"The body {sent} but is a form of parts; let curl -F or FormData write its Content-Type and boundary."
     return f"The body {sent} but looks like {kind}; send it with -H 'Content-Type: {kind}'."
+
+
+def sent_as(declared: str) -> str:
+    """Say which media type a body was declared to have."""
+    return f"was sent as {declared}" if _TYPE.fullmatch(declared) else "has no Content-Type"

@@ -16,11 +16,12 @@ from captioning.errors import (
     UnsupportedImage,
 )
 from captioning.model.engine import GenerationOptions
-from captioning.pictures.sniffing import mislabelled, not_an_image
+from captioning.pictures.sniffing import mislabelled, not_an_image, sent_as
 from captioning.web.fields import MAX_IMAGES, Options, PictureFields, PicturesFields, checked, is_empty
 from captioning.web.forms import FORM_TYPES, Form, form_memory, parse_form
 from captioning.web.image_urls import mistake_in, source_of, within_limit
 from captioning.web.json_body import json_memory, parse_json
+from captioning.web.quoting import quoted
 
 _CODINGS = {"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"}
 # What callers name the picture in place of imageUrl, without case and punctuation.
@@ -71,7 +72,10 @@ def parse_caption_request(
     elif request.mimetype.startswith("image/"):
         source = _whole_body(request, body, max_image_bytes)
     elif body or request.mimetype:
-        raise UnsupportedContentType(mislabelled(body, request.mimetype))
+        raise UnsupportedContentType(
+            mislabelled(body, request.mimetype)
+            or f"The body {sent_as(request.mimetype)}; send application/json, multipart/form-data or an image."
+        )
     else:
         raise MissingImage
     return CaptionRequest(source, given.generation(defaults), bool(given.details), given.candidates or 0)
@@ -97,8 +101,11 @@ def parse_captions_request(request: Request, body: bytes, defaults: GenerationOp
         given = checked(Options, form.fields, strings=True).over(given)
         sources = _images_in(form)
     else:
-        problem = mislabelled(body, request.mimetype)
-        raise UnsupportedContentType(problem or "The body must be application/json or multipart/form-data.")
+        raise UnsupportedContentType(
+            mislabelled(body, request.mimetype)
+            or f"The body {sent_as(request.mimetype)}; send several pictures as application/json or "
+            "multipart/form-data, and a single one to POST /local-caption."
+        )
     return CaptionsRequest(sources, given.generation(defaults), bool(given.details), given.candidates or 0)
 
 
@@ -124,8 +131,12 @@ def _whole_body(request: Request, body: bytes, max_image_bytes: int) -> bytes:
     return within_limit(body, max_image_bytes)
 
 
-def _picture_of(part: bytes, max_image_bytes: int) -> bytes:
-    """Return the picture that a part named image holds, unless that is a text in its place."""
+def picture_of(part: bytes, max_image_bytes: int) -> bytes:
+    """Return the picture that a part named image holds.
+
+    Raises:
+        MissingImage, UnsupportedImage, ImageTooLarge: it holds a text in its place, or nothing, or too much.
+    """
     if not part:
         raise UnsupportedImage("The form's image is an empty file.")
     head = part[:2_000].decode("latin-1").strip()
@@ -140,10 +151,11 @@ def _source_in(form: Form, max_image_bytes: int) -> str | bytes:
     urls = [value for name, value in form.texts if name == "imageUrl"]
     if len(urls) + len(form.images) > 1:
         raise InvalidParameter(
-            "The form holds two pictures; send one as image or imageUrl, or several as image to POST /local-captions."
+            "The form holds more than one picture; send one as image or imageUrl, or several as image to "
+            "POST /local-captions."
         )
     if form.images:
-        return _picture_of(form.images[0], max_image_bytes)
+        return picture_of(form.images[0], max_image_bytes)
     if urls:
         return source_of(urls[0], max_image_bytes)
     if form.other_files:
@@ -157,18 +169,21 @@ def _images_in(form: Form) -> list[str | bytes]:
     if not form.images or "imageUrl" in form.fields or "imageUrls" in form.fields:
         raise MissingImage("Send the pictures as files, each named image, or their URLs in JSON, as imageUrls.")
     if len(form.images) > MAX_IMAGES:
-        raise InvalidParameter(f"The form holds more than {MAX_IMAGES} pictures.")
+        raise InvalidParameter(f"The form holds {len(form.images)} pictures; at most {MAX_IMAGES} may come at once.")
     return [*form.images]
 
 
 def _misnamed_file(form: Form) -> MissingImage:
-    name = _quoted(form.other_files[0])
-    return MissingImage(f"The form's file is named {name}; name it image, as in curl -F image=@photo.jpg.")
+    name = form.other_files[0]
+    known = f"is named {quoted(name)}" if name else "has no name (name*= is not read)"
+    return MissingImage(f"The form's file {known}; name it image, as in curl -F image=@photo.jpg.")
 
 
 def _missing(wanted: str, given: Iterable[tuple[str, Any]]) -> MissingImage:
     """Say under which name a picture was given in place of the right one, if it was."""
     for name, value in given:
+        if not name:
+            return MissingImage('A part of the form has no name; write name="image" (name*= is not read).')
         plain = re.sub(r"[^a-z]", "", name.lower())
         if name in (wanted, "prompt") or is_empty(value):
             continue
@@ -178,11 +193,7 @@ def _missing(wanted: str, given: Iterable[tuple[str, Any]]) -> MissingImage:
             return MissingImage("imageUrl goes to POST /local-caption; here send imageUrls, a list of URLs.")
         is_url = isinstance(value, str) and re.match(r"https?://|data:", value, re.IGNORECASE)
         if is_url or (len(plain) > 2 and _MISNAMED.fullmatch(plain)):
-            return MissingImage(f"The picture is given as {_quoted(name)}; the field must be named {wanted}.")
+            return MissingImage(f"The picture is given as {quoted(name)}; the field must be named {wanted}.")
     if wanted == "imageUrls":
         return MissingImage("No images were given; send imageUrls, a list of URLs.")
     return MissingImage()
-
-
-def _quoted(name: str) -> str:
-    return f'"{name}"' if re.fullmatch(r"[\w.\[\] -]{1,40}", name) else "otherwise"

@@ -38,9 +38,10 @@ from captioning.web.caption_request import (
     CaptionsRequest,
     parse_caption_request,
     parse_captions_request,
+    picture_of,
 )
 from captioning.web.error_answers import as_captioning_error
-from captioning.web.image_urls import source_of, within_limit
+from captioning.web.image_urls import source_of
 from captioning.web.request_deadline import ARRIVED_AT, request_deadline
 
 log = logging.getLogger("captioning.pictures")
@@ -97,7 +98,7 @@ def caption_routes(
             def caption_one(given: str | bytes) -> CaptionAnswer:
                 lifecycle.check()
                 limit = settings.max_image_bytes
-                source = source_of(given, limit) if isinstance(given, str) else within_limit(given, limit)
+                source = source_of(given, limit) if isinstance(given, str) else picture_of(given, limit)
                 if isinstance(source, str):
                     return answer(caption(source, asked.options, patience, Trace()), asked)
                 with limits.pictures.hold() as hold:

@@ -15,8 +15,10 @@ from captioning.settings import (
     MAX_NEW_TOKENS_LIMIT,
     NO_REPEAT_NGRAM_SIZE_LIMIT,
     NUM_BEAMS_LIMIT,
+    REPETITION_PENALTY_LEAST,
     REPETITION_PENALTY_LIMIT,
 )
+from captioning.web.quoting import shown
 
 MAX_IMAGES = 64
 
@@ -43,7 +45,10 @@ class Options(BaseModel):
         description="no run of so many tokens stands twice in a caption; 0 allows all",
     )
     repetition_penalty: float | None = Field(
-        None, gt=0, le=REPETITION_PENALTY_LIMIT, description="above 1, tokens that are there already get less likely"
+        None,
+        ge=REPETITION_PENALTY_LEAST,
+        le=REPETITION_PENALTY_LIMIT,
+        description="above 1, tokens that are there already get less likely; below 1, more likely",
     )
     details: bool | None = Field(None, description="whether to tell how sure the model was, and which model it was")
     candidates: int | None = Field(
@@ -63,7 +68,9 @@ class Options(BaseModel):
         shaping = {field.name for field in fields(GenerationOptions)}
         options = replace(defaults, **self.model_dump(include=shaping, exclude_none=True))
         if (self.candidates or 1) > options.num_beams:
-            raise InvalidParameter(f"candidates: at most numBeams, which is {options.num_beams}; ask for more beams.")
+            raise InvalidParameter(
+                f"candidates is {self.candidates}; it must be at most numBeams, which is {options.num_beams}."
+            )
         return options
 
 
@@ -100,9 +107,30 @@ def checked(model: type[Fields], given: Mapping[str, Any], *, strings: bool) -> 
         return model.model_validate_strings(known) if strings else model.model_validate(known)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False)[0]
-        if problem["loc"] == ("imageUrl",):
-            raise InvalidImageUrl(_not_a_string(problem["input"])) from error
-        raise InvalidParameter(f"{problem['loc'][0]}: {problem['msg']}.") from error
+        value = problem["input"]
+        field, *places = problem["loc"]
+        if field == "imageUrl":
+            raise InvalidImageUrl(_not_a_string(value)) from error
+        told = f"{field}{''.join(f'[{place}]' for place in places)} is {shown(value)}"
+        wanted = "a URL, as a string" if places else _wanted(model.model_json_schema()["properties"][field])
+        unquoted = isinstance(value, str) and not strings and field not in ("prompt", "imageUrls")
+        raise InvalidParameter(f"{told}; it must be {wanted}{', without quotes' * unquoted}.") from error
+
+
+def _wanted(schema: dict[str, Any]) -> str:
+    """Say in words what a field's JSON schema allows."""
+    schema = schema.get("anyOf", [schema])[0]
+    match schema["type"]:
+        case "integer":
+            return f"a whole number from {schema['minimum']} to {schema['maximum']}"
+        case "number":
+            return f"a number from {schema['minimum']:g} to {schema['maximum']:g}"
+        case "boolean":
+            return "true or false"
+        case "array":
+            return f"a list of {schema['minItems']} to {schema['maxItems']} URLs"
+        case _:
+            return f"a text of at most {schema['maxLength']} characters"
 
 
 def _names(model: type[Options]) -> list[str]:
@@ -116,4 +144,4 @@ def _not_a_string(value: object) -> str:
         case dict():
             return "imageUrl is an object; send the URL itself, as a string."
         case _:
-            return "imageUrl must be a string, a URL in double quotes."
+            return f"imageUrl is {shown(value)}; it must be a string, a URL in double quotes."

@@ -6,6 +6,7 @@ multipart's push parser is used because it bounds what Werkzeug does not: a part
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from werkzeug.wrappers import Request
 from captioning.errors import InvalidRequest, MissingImage
 from captioning.pictures.sniffing import mislabelled
 from captioning.web.data_urls import decode_base64, percent_decode
+from captioning.web.quoting import quoted
 
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
 
@@ -23,6 +25,8 @@ _MAX_FIELDS = 20
 _MAX_HEADERS = 8
 _MAX_HEADER_BYTES = 4_096
 _PIECE = 65_536
+# Marks that only a quoted boundary may hold (RFC 2046, section 5.1.1) are taken from one without quotes as well.
+_BOUNDARY = re.compile(r';\s*boundary\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))', re.IGNORECASE)
 _MAX_WIDE_TEXT_BYTES = 65_536  # one wide character makes each character of a text four bytes wide; a URL has none
 
 
@@ -57,14 +61,14 @@ def parse_form(request: Request, body: bytes, *, max_images: int = 1) -> Form:
                 form.images.append(_transferred(part, content))
             elif content and part.filename is not None:
                 form.other_files.append(part.name)
-            elif text := _text(content):
+            elif text := _text(content, part.name):
                 form.texts.append((part.name, text))
     else:
         if sentence := mislabelled(body, request.mimetype):
             raise MissingImage(sentence)
         for name, value in _pairs(body, max_fields):
-            if text := _text(value):
-                form.texts.append((_text(name), text))
+            if text := _text(value, field_name := _text(name, name[:40].decode("latin-1"))):
+                form.texts.append((field_name, text))
     return form
 
 
@@ -84,16 +88,18 @@ def form_memory(request: Request, body: bytes) -> int:
     return taken * 9 // 8  # a buffer that grows is up to an eighth larger than what is in it
 
 
-def _boundary(request: Request) -> str:
-    if boundary := request.mimetype_params.get("boundary"):
-        return boundary
+def _boundary(request: Request) -> bytes:
+    if found := _BOUNDARY.search(request.content_type or ""):
+        quoted, bare = found.groups()
+        if boundary := bare.strip() if quoted is None else re.sub(r"\\(.)", r"\1", quoted):
+            return boundary.encode("latin-1")  # as WSGI decoded it
     raise InvalidRequest(
         "The Content-Type multipart/form-data has no boundary; let the client write that header itself, "
         "as curl -F and FormData do."
     )
 
 
-def _parts(body: bytes, boundary: str, max_parts: int) -> list[tuple[MultipartSegment, bytes]]:
+def _parts(body: bytes, boundary: bytes, max_parts: int) -> list[tuple[MultipartSegment, bytes]]:
     parts: list[tuple[MultipartSegment, io.BytesIO]] = []
     try:
         for event in _events(body, boundary, max_parts):
@@ -108,11 +114,11 @@ def _parts(body: bytes, boundary: str, max_parts: int) -> list[tuple[MultipartSe
             detail=str(error),
         ) from error
     except MultipartError as error:
-        raise InvalidRequest(_what_is_wrong(body, boundary), detail=str(error)) from error
+        raise InvalidRequest(_what_is_wrong(body, boundary, str(error)), detail=str(error)) from error
     return [(part, content.getvalue()) for part, content in parts]
 
 
-def _events(body: bytes, boundary: str, max_parts: int) -> Iterator[MultipartSegment | bytes | bytearray | None]:
+def _events(body: bytes, boundary: bytes, max_parts: int) -> Iterator[MultipartSegment | bytes | bytearray | None]:
     with PushMultipartParser(
         boundary,
         max_header_size=_MAX_HEADER_BYTES,
@@ -124,16 +130,19 @@ def _events(body: bytes, boundary: str, max_parts: int) -> Iterator[MultipartSeg
             yield from parser.parse(body[start : start + _PIECE])
 
 
-def _what_is_wrong(body: bytes, boundary: str) -> str:
+def _what_is_wrong(body: bytes, boundary: bytes, problem: str) -> str:
     if not body:
         return "The form is empty; send a file named image, or a field imageUrl."
     if sentence := mislabelled(body, "multipart/form-data"):
         return sentence
-    if boundary.encode() not in body:
+    if boundary not in body:
         return "The boundary that the Content-Type names does not stand in the form; let the client write that header."
-    if b"--" + boundary.encode() + b"--" not in body:
+    if b"--" + boundary + b"--" not in body:
         return "The form is cut short: its last boundary is missing."
-    return "The form is not valid multipart/form-data; each part needs its headers, an empty line and its content."
+    return (
+        f"The form is not valid multipart/form-data ({problem}); each part needs a line such as "
+        'Content-Disposition: form-data; name="image", an empty line and its content, with CRLF as line ends.'
+    )
 
 
 def _pairs(body: bytes, max_pairs: int) -> list[tuple[bytes, bytes]]:
@@ -163,7 +172,10 @@ def _transferred(part: MultipartSegment, content: bytes) -> bytes:
         return content
 
 
-def _text(content: bytes) -> str:
+def _text(content: bytes, name: str) -> str:
     if len(content) > _MAX_WIDE_TEXT_BYTES and not content.isascii():
-        raise InvalidRequest("A text field of the form is too long.")
+        raise InvalidRequest(
+            f"The form's field {quoted(name)} is too long: {len(content):,} bytes, where a text that is not all ASCII "
+            f"may have {_MAX_WIDE_TEXT_BYTES:,}."
+        )
     return content.decode("utf-8", "replace").strip()

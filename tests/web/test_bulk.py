@@ -198,6 +198,7 @@ def test_files_are_answered_in_their_order(service: Service) -> None:
     alone = [service.upload(picture).json() for picture in pictures]
     assert [outputs[0], outputs[2], outputs[4]] == alone
     assert [outputs[1]["code"], outputs[3]["code"]] == ["unsupported_image"] * 2
+    assert outputs[1]["error"] == "The form's image is an empty file."
     assert "is an HTML page" in outputs[3]["error"]
 
 
@@ -219,7 +220,7 @@ def test_options_beside_files_hold_for_all_of_them(service: Service) -> None:
         ([("file", ("a.jpg", b"a"))], {}, "missing_image", 'named "file"; name it image'),
         ([("image", ("", b""))], {}, "missing_image", "each named image"),
         ([("image", ("a.jpg", b"a"))], {"imageUrl": "https://example.com/a"}, "missing_image", "their URLs in JSON"),
-        ([("image", ("a.jpg", b"a"))] * 65, {}, "invalid_parameter", "more than 64 pictures"),
+        ([("image", ("a.jpg", b"a"))] * 65, {}, "invalid_parameter", "holds 65 pictures; at most 64"),
         ([("image", ("a.jpg", b"a"))] * 90, {}, "invalid_request", "more than 84 parts"),
         ([("image", ("a.jpg", b"a"))], {"numBeams": "9"}, "invalid_parameter", "numBeams"),
     ],

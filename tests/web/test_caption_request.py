@@ -90,7 +90,7 @@ def test_json_is_known_by_its_type(charset: str) -> None:
     ],
 )
 def test_two_pictures_are_refused(parts: list[tuple[str, bytes]]) -> None:
-    with pytest.raises(InvalidParameter, match="holds two pictures"):
+    with pytest.raises(InvalidParameter, match="holds more than one picture"):
         of_form(*parts)
 
 
@@ -118,6 +118,73 @@ def test_other_mistakes_in_names_are_told_the_right_one() -> None:
         body = multipart((f'Content-Disposition: form-data; name="{name}"; filename="a.jpg"', PICTURE))
         assert f'named "{name}"; name it image' in refusal(MissingImage, "multipart/form-data; boundary=x", body)
     assert refusal(MissingImage, "application/json", b'{"prompt": "a dog"}') == MissingImage.sentence
+
+
+def test_a_part_without_a_name_is_told_to_have_one() -> None:
+    for head in ("", "; name*=utf-8''image", "; filename=a.jpg", "; name*=utf-8''image; filename=a.jpg"):
+        body = multipart((f"Content-Disposition: form-data{head}", PICTURE))
+        assert " has no name" in refusal(MissingImage, "multipart/form-data; boundary=x", body)
+
+
+FIVE, HUNDRED = "it must be a whole number from 1 to 5", "it must be a whole number from 1 to 100"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("numBeams", '"3"', f'numBeams is "3"; {FIVE}, without quotes.'),
+        ("numBeams", "2.5", f"numBeams is 2.5; {FIVE}."),
+        ("numBeams", "9", f"numBeams is 9; {FIVE}."),
+        ("numBeams", "true", f"numBeams is true; {FIVE}."),
+        ("numBeams", "[1, 2]", f"numBeams is a list of length 2; {FIVE}."),
+        ("numBeams", "{}", f"numBeams is an object; {FIVE}."),
+        ("maxNewTokens", "1e2", f"maxNewTokens is 100.0; {HUNDRED}."),
+        ("maxNewTokens", "9" * 4000, f"maxNewTokens is a very large number; {HUNDRED}."),
+        ("noRepeatNgramSize", "-1", "noRepeatNgramSize is -1; it must be a whole number from 0 to 100."),
+        ("repetitionPenalty", "NaN", "repetitionPenalty is NaN; it must be a number from 0.1 to 10."),
+        ("repetitionPenalty", "-Infinity", "repetitionPenalty is -Infinity; it must be a number from 0.1 to 10."),
+        ("repetitionPenalty", "1e-308", "repetitionPenalty is 1e-308; it must be a number from 0.1 to 10."),
+        ("repetitionPenalty", "0.09", "repetitionPenalty is 0.09; it must be a number from 0.1 to 10."),
+        ("details", '"true"', 'details is "true"; it must be true or false, without quotes.'),
+        ("prompt", "5", "prompt is 5; it must be a text of at most 500 characters."),
+        (
+            "prompt",
+            f'"{501 * "a"}"',
+            "prompt is a text of 501 characters; it must be a text of at most 500 characters.",
+        ),
+        ("candidates", "3", "candidates is 3; it must be at most numBeams, which is 2."),
+        ("imageUrls", '"a"', 'imageUrls is "a"; it must be a list of 1 to 64 URLs.'),
+        ("imageUrls", '["a", ["b"]]', "imageUrls[1] is a list of length 1; it must be a URL, as a string."),
+        ("imageUrls", '["a", "b", null]', "imageUrls[2] is null; it must be a URL, as a string."),
+        ("imageUrls", json.dumps(["a"] * 65), "imageUrls is a list of length 65; it must be a list of 1 to 64 URLs."),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_field_and_what_may_stand_there(field: str, value: str, sentence: str) -> None:
+    fields = {"imageUrls": '["a"]', field: value}
+    body = ",".join(f'"{name}": {value}' for name, value in fields.items())
+    with pytest.raises(InvalidParameter) as refused:
+        parse_captions_request(request_of("application/json"), f"{{{body}}}".encode(), DEFAULTS)
+    assert refused.value.message == sentence
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("numBeams=three", f'numBeams is "three"; {FIVE}.'),
+        ("numBeams=%D9%A3", f'numBeams is "\u0663"; {FIVE}.'),
+        ("numBeams=%00", f'numBeams is "\\u0000"; {FIVE}.'),
+        ("repetitionPenalty=inf", 'repetitionPenalty is "inf"; it must be a number from 0.1 to 10.'),
+        ("repetitionPenalty=1,2", 'repetitionPenalty is "1,2"; it must be a number from 0.1 to 10.'),
+        ("details=perhaps", 'details is "perhaps"; it must be true or false.'),
+        ("maxNewTokens=" + "9" * 5000, f"maxNewTokens is a text of 5,000 characters; {HUNDRED}."),
+    ],
+)
+def test_a_wrong_text_of_a_form_or_a_query_is_told_likewise(given: str, sentence: str) -> None:
+    form = "application/x-www-form-urlencoded"
+    assert refusal(InvalidParameter, form, f"imageUrl={URL}&{given}".encode()) == sentence
+    with pytest.raises(InvalidParameter) as refused:
+        parsed("image/jpeg", PICTURE, query=given)
+    assert refused.value.message == sentence
 
 
 @pytest.mark.parametrize(
@@ -175,8 +242,8 @@ def test_a_text_in_the_picture_s_place_is_told_its_own(content: bytes, sentence:
         ("a red car", "is not a URL; it must start with http:// or https://"),
         (["https://example.com/a.jpg"], "imageUrl is a list; .* imageUrls to POST /local-captions"),
         ({"url": "https://example.com/a.jpg"}, "imageUrl is an object"),
-        (5, "imageUrl must be a string"),
-        (True, "imageUrl must be a string"),
+        (5, "imageUrl is 5; it must be a string"),
+        (True, "imageUrl is true; it must be a string"),
     ],
 )  # fmt: skip
 def test_what_is_no_url_is_told_what_it_is(value: object, sentence: str) -> None:
@@ -195,7 +262,12 @@ def test_a_wrong_content_type_is_told_the_right_one() -> None:
     assert "is an SVG drawing" in refusal(UnsupportedImage, "image/svg+xml", b'<?xml version="1.0"?><svg xmlns="a"/>')
     assert "The body is empty" in refusal(UnsupportedImage, "image/jpeg", b"")
     assert parsed("image/png", PICTURE).source == PICTURE  # that much of a label is a hint
-    assert refusal(UnsupportedContentType, "text/plain", b"hello") == UnsupportedContentType.sentence
+    assert refusal(UnsupportedContentType, "text/plain", b"hello").startswith("The body was sent as text/plain; send ")
+    assert refusal(UnsupportedContentType, None, b"hello").startswith("The body has no Content-Type; send ")
+    for kind in ("mixed", "related", "alternative"):
+        for head in ("Content-Disposition: form-data; name=image", "Content-Type: image/jpeg"):
+            sentence = refusal(UnsupportedContentType, f"multipart/{kind}; boundary=x", multipart((head, PICTURE)))
+            assert f"was sent as multipart/{kind}; send the parts as multipart/form-data" in sentence
     assert refusal(MissingImage, None, b"") == MissingImage.sentence
 
 

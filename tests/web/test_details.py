@@ -113,6 +113,7 @@ def test_candidates_are_listed_from_the_best_on(service: Service) -> None:
         {"noRepeatNgramSize": -1},
         {"noRepeatNgramSize": 1.5},
         {"repetitionPenalty": 0},
+        {"repetitionPenalty": 1e-9},
         {"repetitionPenalty": -1.5},
         {"repetitionPenalty": 11},
         {"repetitionPenalty": True},
