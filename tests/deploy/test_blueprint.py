@@ -72,8 +72,10 @@ def test_the_version_of_python_is_a_full_one() -> None:
 
 
 def test_the_image_exports_again_only_when_the_export_changes() -> None:
-    """Its first stage copies what the export imports, and nothing of what answers requests."""
-    stage = (ROOT / "Dockerfile").read_text().split("\nFROM ")[1]
+    """Its first two stages copy what the export imports, and nothing of what answers requests."""
+    stages = (ROOT / "Dockerfile").read_text().split("\nFROM ")
+    stage = "".join(stages[1:3])
+    assert [text.split("\n")[0] for text in stages[1:3]] == ["${PYTHON} AS libraries", "libraries AS export"]
     copied = set(re.findall(r"[\w./]+", " ".join(re.findall(r"^COPY (.*) \S+$", stage, re.MULTILINE))))
     script = (
         "import sys, tools.export_int8; print(*(m.__file__ for m in sys.modules.values() if hasattr(m, '__file__')))"
@@ -93,7 +95,14 @@ def test_what_the_image_copies_is_let_through() -> None:
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     for name in " ".join(names).split():
         assert list(ROOT.glob(name)), name
-        assert name.split("/")[0] in allowed, name
+        assert {name, name.split("/")[0]} & allowed, name
+
+
+def test_what_is_left_out_of_a_deployment_is_there_to_be_left_out() -> None:
+    """Each line of the list, which grep reads, takes out one requirement: a name that went would take out none."""
+    requirements = (ROOT / "requirements.txt").read_text()
+    for pattern in (ROOT / "deploy" / "export-only.txt").read_text().splitlines():
+        assert len(re.findall(pattern, requirements, re.MULTILINE)) == 1, pattern
 
 
 def test_the_systemd_unit_is_sound() -> None:
