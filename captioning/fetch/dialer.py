@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -19,19 +17,17 @@ from typing import Any, TypeVar
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from captioning.deadline import Deadline
-from captioning.errors import AddressNotAllowed, ImageFetchFailed, ImageFetchTimeout, InvalidImageUrl
+from captioning.errors import AddressNotAllowed, ImageFetchFailed, ImageFetchTimeout
 from captioning.fetch.addresses import is_public_unicast
 from captioning.fetch.handshake import handshake_failure
+from captioning.fetch.resolver import Address, Resolver
 from captioning.fetch.urls import Url
 from captioning.hosts import is_host_among
 
 # A host name may have any number of addresses, and a fetch is no port scan.
 _MAX_ADDRESSES = 8
-# getaddrinfo cannot be interrupted: threads stuck in it are left behind, up to this many.
-_LOOK_UPS = threading.BoundedSemaphore(64)
 
 _T = TypeVar("_T")
-_Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
 
 class LimitedSocket(socket.socket):
@@ -91,6 +87,7 @@ class Dialer:
         self._tls.load_default_certs()
         self._tls.set_alpn_protocols(["http/1.1"])
         self._tls.sslsocket_class = _LimitedTlsSocket
+        self._resolver = Resolver()
 
     def dial(self, url: Url, deadline: Deadline, max_bytes: int) -> LimitedSocket:
         """Return a socket connected to a URL's host, over TLS checked against the host's name if it is https."""
@@ -98,14 +95,14 @@ class Dialer:
             raise AddressNotAllowed(f"This service does not fetch images from the host {url.host}.")
         if self._allowed_ports is not None and url.port not in self._allowed_ports:
             raise AddressNotAllowed(f"This service does not fetch images from port {url.port}.")
-        addresses = self._dialable(_look_up(url.host, url.port, deadline))[:_MAX_ADDRESSES]
+        addresses = self._dialable(self._resolver.addresses(url.host, url.port, deadline))[:_MAX_ADDRESSES]
         dialled = self._connect(addresses, deadline)
         if url.scheme == "https":
             dialled = self._encrypt(dialled, url.host.rstrip("."), deadline)
         dialled.limit(deadline, max_bytes)
         return dialled
 
-    def _dialable(self, found: list[_Address]) -> list[_Address]:
+    def _dialable(self, found: list[Address]) -> list[Address]:
         """Keep the addresses that may be dialled.
 
         A host with public and private addresses is served from the public ones. Refusing it would add
@@ -119,7 +116,7 @@ class Dialer:
             raise AddressNotAllowed(detail=f"resolved to {', '.join(str(where[0]) for _, where in found)}")
         return public
 
-    def _connect(self, addresses: list[_Address], deadline: Deadline) -> LimitedSocket:
+    def _connect(self, addresses: list[Address], deadline: Deadline) -> LimitedSocket:
         """Return a connection to the first address that answers."""
         failure: OSError | None = None
         for position, (family, where) in enumerate(addresses):
@@ -160,36 +157,3 @@ def _connected(family: socket.AddressFamily, where: tuple[Any, ...], patience_s:
         dialled.close()
         raise
     return dialled
-
-
-def _look_up(host: str, port: int, deadline: Deadline) -> list[_Address]:
-    """Resolve a name, and stop waiting at the deadline.
-
-    A daemon thread for each look-up, because a stuck one must not keep the process from ending.
-    """
-    answer: Future[list[_Address]] = Future()
-
-    def look_up() -> None:
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            answer.set_result([(family, where) for family, _, _, _, where in found])
-        except (OSError, ValueError) as exc:
-            answer.set_exception(exc)
-        finally:
-            _LOOK_UPS.release()
-
-    while not _LOOK_UPS.acquire(timeout=deadline.poll_s()):
-        continue
-    try:
-        threading.Thread(target=look_up, name="dns-look-up", daemon=True).start()
-    except RuntimeError as exc:
-        _LOOK_UPS.release()
-        raise ImageFetchFailed(detail=str(exc)) from exc
-    while not wait([answer], timeout=deadline.poll_s()).done:
-        continue
-    try:
-        return answer.result()
-    except socket.gaierror as exc:
-        raise ImageFetchFailed("The image's host name could not be found.", detail=str(exc)) from exc
-    except UnicodeError as exc:
-        raise InvalidImageUrl("The image's URL names no valid host.", detail=str(exc)) from exc

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 from captioning import errors
 from captioning.deadline import Deadline
-from captioning.fetch import dialer
+from captioning.fetch import dialer, resolver
 from captioning.fetch.addresses import is_public_unicast
 from captioning.fetch.urls import MAX_URL_CHARS, parse_url
 from tests.bad_servers import (
@@ -797,15 +797,18 @@ def test_so_does_a_look_up() -> None:
 
 @pytest.fixture
 def stuck_resolver(names: Names, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let every look-up hang until the test is over, and at most three of them."""
+    """Let look-ups hang until the test is over, but those of names that are told; and begin six of them at most."""
     over = threading.Event()
 
-    def hang(*_: Any, **__: Any) -> list[Any]:
+    def hang(host: str, *arguments: Any, **options: Any) -> list[Any]:
+        if host in names.answers:
+            return names.getaddrinfo(host, *arguments, **options)
         over.wait(30)
         raise socket.gaierror(socket.EAI_AGAIN, "at last")
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
-    monkeypatch.setattr(dialer, "_LOOK_UPS", threading.BoundedSemaphore(3))
+    monkeypatch.setattr(resolver, "MAX_LOOK_UPS", 6)
+    monkeypatch.setattr(resolver, "MAX_LOOK_UPS_OF_DOMAIN", 3)
     yield
     over.set()
     for thread in look_ups():
@@ -820,13 +823,52 @@ def look_ups() -> list[threading.Thread]:
 def test_a_stuck_resolver_ends_at_the_deadline_and_holds_a_bounded_number_of_threads() -> None:
     fetcher = make_fetcher(timeout_s=0.3)
 
+    def fetch(number: int) -> None:
+        with pytest.raises(errors.ImageFetchTimeout):
+            fetcher.fetch(f"http://stuck-{number}.example/")
+
+    with ended_in_time(), ThreadPoolExecutor(8) as pool:
+        list(pool.map(fetch, range(16)))
+    assert len(look_ups()) == 6
+
+
+@pytest.mark.usefixtures("stuck_resolver")
+def test_hosts_beside_a_stuck_domain_are_found_and_addresses_need_no_look_up(names: Names) -> None:
+    names.tell("images.example", ["127.0.0.1"])
+    fetcher = make_fetcher(timeout_s=0.3)
+
+    def fetch(url: str) -> None:
+        with pytest.raises(errors.ImageFetchTimeout):
+            fetcher.fetch(url)
+
+    with BadServer(answer_with(http_answer(PICTURE))) as server, ThreadPoolExecutor(8) as pool:
+        list(pool.map(fetch, [f"http://{number}.a.stuck.test/" for number in range(8)]))
+        assert len(look_ups()) == 3
+        by_name = server.url().replace("127.0.0.1", "images.example")
+        assert make_fetcher().fetch(by_name) == PICTURE
+        list(pool.map(fetch, [f"http://{number}.b.stuck-too.test/" for number in range(8)]))
+        assert len(look_ups()) == 6
+        with ended_in_time():
+            assert fetcher.fetch(server.url()) == PICTURE
+            fetch(by_name)
+
+
+@pytest.mark.usefixtures("stuck_resolver")
+def test_one_look_up_serves_all_who_ask_for_a_name_and_once_it_is_stuck_they_are_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fetcher = make_fetcher(timeout_s=0.4)
+
     def fetch(_: int) -> None:
         with pytest.raises(errors.ImageFetchTimeout):
             fetcher.fetch("http://stuck.example/")
 
-    with ended_in_time(), ThreadPoolExecutor(8) as pool:
-        list(pool.map(fetch, range(16)))
-    assert len(look_ups()) == 3
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(fetch, range(8)))
+    assert len(look_ups()) == 1
+    monkeypatch.setattr(resolver, "STUCK_S", 0.0)
+    with pytest.raises(errors.ImageFetchFailed, match="name servers of the image's host do not answer"):
+        fetcher.fetch("http://stuck.example/")
 
 
 def test_a_stuck_resolver_does_not_keep_the_process_from_ending() -> None:
