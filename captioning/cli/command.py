@@ -34,16 +34,16 @@ from captioning.settings import (
 _HELP = f"""Caption pictures with the model in this process, without a server.
 
 Each PATH_OR_URL is a picture, a folder of pictures, an http(s) URL, or - for one picture on standard input.
-Of a folder, the files count whose names end as pictures' do ({", ".join(ENDINGS)}), hidden ones left out; a file that
-is named itself is tried whatever its name.
+In a folder, it takes the files whose names end in {", ".join(ENDINGS)}. It leaves out hidden files. A file that you
+name yourself is tried, whatever its name is.
 
-A line for each picture goes to standard output, in the order of the arguments: the source, a tab, the caption.
-Characters that would break a line are spelt out (a tab as \\t, a backslash as \\\\). CSV and JSON name files as they
-are. Errors go to standard error, and the rest is still done.
+It writes one line for each picture to standard output, in the order of the arguments: the name, a tab, the caption.
+In these lines a tab in a name is written as \\t, a backslash as \\\\. CSV and JSON have names as they are. Errors go to
+standard error, and the other pictures are still captioned.
 
-The service's environment variables apply: MODEL_ID, ENGINE, NUM_THREADS, MAX_IMAGE_BYTES, FETCH_TIMEOUT_S and so on.
-The model is BLIP-base (a first run downloads 990 MB) unless --model names another: a folder, one of the Hugging Face
-hub, or models/blip-emoji, which comes with this command and knows drawings of emoji only.
+The model is BLIP-base; its first run downloads 990 MB. --model names another one: a folder, a model of the Hugging
+Face hub, or models/blip-emoji, which comes with this command and knows only drawings of emoji. The settings of the
+service, which are environment variables, apply here too: ENGINE, NUM_THREADS, MAX_IMAGE_BYTES and others.
 
 \b
 Exit codes: 0 all captioned, 1 some failed, 2 wrong usage, 3 no model, 4 the results cannot be written,
@@ -79,15 +79,26 @@ def caption_command(
     @click.command("caption", help=_HELP)
     @click.argument("names", metavar="PATH_OR_URL...", nargs=-1)
     @click.option("--from-list", metavar="FILE", help="Read more of them from FILE, or from -, one a line.")
-    @click.option("--null", "-0", is_flag=True, help="Names in the list end with a zero byte, as find -print0's.")
-    @click.option("--recursive", "-r", is_flag=True, help="Go into the folders of folders; links to folders excepted.")
+    @click.option(
+        "--null", "-0", is_flag=True, help="The names in the list end with a zero byte, as find -print0 writes them."
+    )
+    @click.option(
+        "--recursive",
+        "-r",
+        is_flag=True,
+        help="Take pictures from the folders inside a folder, too; links to folders are not followed.",
+    )
     @click.option("--model", "model_id", metavar="NAME", default=settings.model_id, help="Caption with this model.")
-    @click.option("--jsonl", is_flag=True, help="Write a JSON object a line: source and output, or source and error.")
+    @click.option("--jsonl", is_flag=True, help="Write one JSON object a line: source and output, or source and error.")
     @click.option("--details", is_flag=True, help="Add to the JSON how sure the model was, and how the caption ended.")
-    @click.option("--candidates", type=click.IntRange(1), help="Add to the JSON the best captions, up to --num-beams.")
-    @click.option("--csv", is_flag=True, help="Write source,output,error,code under a header.")
-    @click.option("--output", "-o", metavar="FILE", help="Write the lines to a new FILE, each as soon as it is known.")
-    @click.option("--resume", is_flag=True, help="Go on with FILE: leave out what it has captions for.")
+    @click.option(
+        "--candidates",
+        type=click.IntRange(1, NUM_BEAMS_LIMIT),
+        help="Add to the JSON the best captions, up to --num-beams.",
+    )
+    @click.option("--csv", is_flag=True, help="Write CSV with the columns source, output, error and code.")
+    @click.option("--output", "-o", metavar="FILE", help="Write the lines to a new FILE, each as soon as it is there.")
+    @click.option("--resume", is_flag=True, help="Go on with FILE: leave out the pictures that it has captions for.")
     @click.option(
         "--sidecar", type=click.Choice(["txt", "xmp"]), help="Write each caption to a file beside its picture."
     )
@@ -98,20 +109,25 @@ def caption_command(
     @click.option("--suffix", metavar="TEXT", default="", help="Put this after each caption.")
     @click.option("--prompt", metavar="TEXT", default="", help="Text that the captions continue.")
     @_count("--max-new-tokens", MAX_NEW_TOKENS_LIMIT, settings.max_new_tokens, "Longest caption, in words or parts.")
-    @_count("--num-beams", NUM_BEAMS_LIMIT, settings.num_beams, "Captions to follow at once; 1 is the fastest.")
+    @_count(
+        "--num-beams",
+        NUM_BEAMS_LIMIT,
+        settings.num_beams,
+        "How many possible captions to follow at once; 1 is the fastest.",
+    )
     @click.option(
         "--no-repeat-ngram-size",
         type=click.IntRange(0, NO_REPEAT_NGRAM_SIZE_LIMIT),
         default=settings.no_repeat_ngram_size,
         show_default=True,
-        help="Let no run of so many words or parts stand twice in a caption; 0 allows all.",
+        help="No sequence of so many words or parts comes twice in a caption; 0 allows all.",
     )
     @click.option(
         "--repetition-penalty",
         type=click.FloatRange(0, REPETITION_PENALTY_LIMIT, min_open=True),
         default=settings.repetition_penalty,
         show_default=True,
-        help="Above 1: make words that the caption has already less likely.",
+        help="Above 1: words that are in the caption already become less likely.",
     )
     @_count("--batch-size", BATCH_SIZE_LIMIT, settings.batch_max_size, "Most pictures in one call of the model.")
     def caption(**arguments: Any) -> None:

@@ -6,12 +6,17 @@ import os
 import re
 import stat
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from captioning.errors import ImageNotFound, ImageTooLarge, UnsupportedImage
 from captioning.pictures.formats import ENDINGS
 
 STANDARD_INPUT = "-"
+# The commonest formats of pictures that are not read: whoever has a folder of them is told.
+_UNREAD = (
+    ".heic", ".heif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2",
+)  # fmt: skip
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
@@ -25,17 +30,22 @@ def list_sources(
 ) -> list[str]:
     """Return the named URLs and files, each once, with a folder's pictures in place of the folder.
 
-    Folders below a named one count only if ``recursive``; ``note`` is told of a named one that holds nothing else. A
-    folder that cannot be listed stays in the list: `read_file` then says why.
+    Folders below a named one count only if ``recursive``; ``note`` is told of a named one that holds nothing else, and
+    of pictures in formats that are not read. A folder that cannot be listed stays in the list: `read_file` then says
+    why.
     """
     found: dict[str, str] = {}
+    unread = Counter[str]()
     for name in names:
         is_folder = not is_url(name) and os.path.isdir(name)
-        sources = list(_pictures_in(name, recursive=recursive)) if is_folder else [name]
+        sources = list(_pictures_in(name, unread, recursive=recursive)) if is_folder else [name]
         if is_folder and not sources and not recursive and any(map(os.path.isdir, _entries(name))):
             note(f"{name} holds no pictures but further folders; --recursive goes into them.")
         for source in sources:
             found.setdefault(source if is_url(source) or source == STANDARD_INPUT else os.path.abspath(source), source)
+    if unread:
+        counts = ", ".join(f"{count} {ending}" for ending, count in sorted(unread.items()))
+        note(f"Left out, because these formats are not read: {counts}.")
     return list(found.values())
 
 
@@ -88,8 +98,11 @@ def _too_large(max_bytes: int) -> ImageTooLarge:
     return ImageTooLarge(f"The image is over the limit of {max_bytes:,} bytes.")
 
 
-def _pictures_in(folder: str, *, recursive: bool) -> Iterator[str]:
-    """Yield a folder's pictures by name, then those of the folders in it; hidden entries count for neither."""
+def _pictures_in(folder: str, unread: Counter[str], *, recursive: bool) -> Iterator[str]:
+    """Yield a folder's pictures by name, then those of the folders in it; hidden entries count for neither.
+
+    Pictures in formats that are not read are counted in ``unread``.
+    """
     folders = [folder]
     while folders:
         here = folders.pop()
@@ -102,6 +115,8 @@ def _pictures_in(folder: str, *, recursive: bool) -> Iterator[str]:
             # By their names, so that nothing else in a folder is ever opened.
             if entry.name.lower().endswith(ENDINGS) and entry.is_file():
                 yield entry.path
+            elif entry.name.lower().endswith(_UNREAD):
+                unread[os.path.splitext(entry.name)[1].lower()] += 1
         if recursive:
             # A link to a folder is not followed: it may lead back up, and what it leads to has its own name.
             folders += [entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]

@@ -31,6 +31,17 @@ def test_a_folder_stands_for_its_own_pictures() -> None:
     assert list_sources(["."], recursive=False) == ["./a.png", "./b.JPG", "./link.jpg"]
 
 
+def test_pictures_in_formats_that_are_not_read_are_counted_and_nothing_else(tree: Path) -> None:
+    for name in ("IMG_1.HEIC", "IMG_2.heic", "a.dng", ".hidden.heic", "deeper/b.jxl"):
+        (tree / name).touch()
+    notes = list[str]()
+    list_sources(["."], recursive=False, note=notes.append)
+    assert notes == ["Left out, because these formats are not read: 1 .dng, 2 .heic."]
+    list_sources([".", "deeper"], recursive=False, note=notes.append)
+    assert notes[1:] == ["Left out, because these formats are not read: 1 .dng, 2 .heic, 1 .jxl."]
+    assert list_sources(["IMG_1.HEIC"], recursive=False) == ["IMG_1.HEIC"]
+
+
 def test_recursive_goes_into_folders_and_round_no_circle() -> None:
     assert list_sources(["."], recursive=True) == ["./a.png", "./b.JPG", "./link.jpg", "./deeper/c.webp", "./z/e.tiff"]
 
