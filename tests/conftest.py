@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,13 @@ def remounted(mounts: str) -> list[str]:
 class Service:
     """Run `gunicorn wsgi:app` in the project's root and speak to it."""
 
-    def __init__(self, log: Path, application: str = "wsgi:app", *, mounts: str = "", **environment: str) -> None:
-        """Start it; ``mounts`` are shell commands that first change the file systems which it alone sees."""
+    def __init__(
+        self, log: Path, application: str = "wsgi:app", *, mounts: str = "", box: Sequence[str] = (), **environment: str
+    ) -> None:
+        """Start it; ``mounts`` are shell commands that first change the file systems which it alone sees.
+
+        ``box`` is a command that runs the command behind it.
+        """
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
@@ -82,7 +87,7 @@ class Service:
         defaults = {"PORT": str(self.port), "MODEL_ID": str(EMOJI_MODEL), "PYTHONUNBUFFERED": "1"}
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [*remounted(mounts), sys.executable, "-m", "gunicorn", application],
+                [*box, *remounted(mounts), sys.executable, "-m", "gunicorn", application],
                 cwd=ROOT,
                 env={**inherited, **defaults, **{k: v.replace("PORT", str(self.port)) for k, v in environment.items()}},
                 stdout=output,
@@ -124,8 +129,8 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
     """Start services; they are stopped at the end of the run, unless the test stops them."""
     started: list[Service] = []
 
-    def start(**environment: str) -> Service:
-        service = Service(tmp_path_factory.mktemp("service") / "log", **environment)
+    def start(*, box: Sequence[str] = (), **environment: str) -> Service:
+        service = Service(tmp_path_factory.mktemp("service") / "log", box=box, **environment)
         started.append(service)
         return service
 
