@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from captioning.cache.captions import CachedCaption, CaptionCache
 from captioning.cache.key import caption_key, picture_digest
 from captioning.cache.url_digests import UrlDigests
 from captioning.deadline import Deadline
-from captioning.errors import DeadlineExceeded, ImageFetchTimeout, Overloaded
+from captioning.errors import DeadlineExceeded, ImageFetchFailed, ImageFetchTimeout, Overloaded, UnusableImage
+from captioning.fetch.codings import EndedEarly
 from captioning.fetch.fetcher import Fetcher
 from captioning.fetch.urls import parse_url
 from captioning.limits import ByteHold, Limits
@@ -93,10 +95,19 @@ class Pipeline:
                 trace.cache = "hit"
                 return candidates
             with self._limits.pictures.hold() as hold:
-                picture = EncodedPicture(self._fetch(source, deadline, hold, trace), hold)
+                data, cut = self._fetch(source, deadline, hold, trace)
+                picture = EncodedPicture(data, hold)
+                del data  # the picture lets go of its bytes once they are decoded
                 digest = picture_digest(picture.data)
-                self._url_digests.put(source, digest)
-                return self._caption_encoded(picture, digest, engine, options, deadline, trace)
+                try:
+                    candidates = self._caption_encoded(picture, digest, engine, options, deadline, trace)
+                except UnusableImage as error:
+                    if cut is not None:
+                        raise cut from error
+                    raise
+                if cut is None:
+                    self._url_digests.put(source, digest)
+                return candidates
         return self._caption_encoded(source, picture_digest(source.data), engine, options, deadline, trace)
 
     def _known(self, url: str, options: GenerationOptions) -> Candidates | None:
@@ -134,12 +145,19 @@ class Pipeline:
         trace.batch_size = captioned.batch_size
         return captioned.candidates
 
-    def _fetch(self, url: str, deadline: Deadline, hold: ByteHold, trace: Trace) -> bytes:
+    def _fetch(
+        self, url: str, deadline: Deadline, hold: ByteHold, trace: Trace
+    ) -> tuple[bytes, ImageFetchFailed | None]:
+        """Return the bytes, and what to raise if they are no whole picture, where the download ended early."""
         with trace.waiting("download_wait", self._limits.downloads.slot(deadline)), trace.stage("fetch"):
             while True:
                 began = hold.waited_s
                 try:
-                    return self._fetcher.fetch(url, deadline=deadline, on_bytes=lambda size: hold.grow(size, deadline))
+                    grow = partial(hold.grow, deadline=deadline)
+                    return self._fetcher.fetch(url, deadline=deadline, on_bytes=grow), None
+                except EndedEarly as error:
+                    content, error.content = error.content, b""
+                    return content, error
                 except ImageFetchTimeout:
                     if hold.waited_s - began < _SERVERS_OWN_S:
                         raise

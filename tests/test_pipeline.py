@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gzip
+import zlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from functools import partial
 
+import brotli
 import pytest
+from backports import zstd
 
 from captioning.deadline import Deadline
-from captioning.errors import DeadlineExceeded, Overloaded
+from captioning.errors import DeadlineExceeded, ImageFetchFailed, Overloaded
 from captioning.limits import Limits
 from captioning.model.batcher import Batcher
 from captioning.model.engine import GenerationOptions
@@ -19,7 +24,7 @@ from captioning.pipeline import EncodedPicture, Pipeline, make_pipeline
 from captioning.settings import Settings
 from captioning.trace import STAGES, Trace
 from model_loader import Captioner, load_engine
-from tests.bad_servers import BadServer, http_answer, say_nothing
+from tests.bad_servers import BadServer, Connection, http_answer, say_nothing
 from tests.conftest import EMOJI_MODEL, SAMPLES, wait_until
 
 PICTURE = SAMPLES[0].read_bytes()
@@ -90,6 +95,44 @@ def test_a_download_passes_its_stages_in_order(pipeline: Pipeline) -> None:
     with BadServer(lambda connection: connection.send(http_answer(PICTURE))) as images:
         pipeline.caption(images.url("/a.jpg"), GenerationOptions(), deadline=Deadline.after(60), trace=trace)
     assert [stage for stage in trace.seconds if stage in STAGES] == [stage for stage in STAGES if stage != "receive"]
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "br": brotli.compress,
+    "zstd": partial(zstd.compress, options={zstd.CompressionParameter.checksum_flag: 1}),
+}
+
+
+@pytest.mark.parametrize("coding", [*PACKERS, "none", "chunked"])
+def test_a_download_that_lacks_its_end_is_captioned_if_the_picture_does_not(
+    pipeline: Pipeline, limits: Limits, coding: str
+) -> None:
+    packed = PACKERS[coding](PICTURE) if coding in PACKERS else PICTURE
+
+    def answer(connection: Connection) -> None:
+        missing = int(connection.read_request().split()[1][1:])
+        kept = packed[: len(packed) - missing]
+        headers = [f"Content-Encoding: {coding}"] if coding in PACKERS else []
+        if coding == "chunked":
+            connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % len(packed) + kept)
+        elif coding == "none":
+            connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(packed) + kept)
+        else:
+            connection.send(http_answer(kept, headers=headers))
+
+    def ask(missing: int) -> str:
+        url = images.url(f"/{missing}")
+        best, *_ = pipeline.caption(url, GenerationOptions(), deadline=Deadline.after(60), trace=Trace())
+        return best.text
+
+    with BadServer(answer) as images:
+        assert {ask(missing) for missing in (0, 1, 4, 8)} == {caption(pipeline, limits)}
+        for missing in (len(packed) // 2, len(packed) - 20):
+            with pytest.raises(ImageFetchFailed, match="ended the image early"):
+                ask(missing)
+    assert limits.pictures.in_use == 0
 
 
 def test_a_known_picture_waits_neither_for_a_decoder_nor_for_the_model(pipeline: Pipeline, limits: Limits) -> None:

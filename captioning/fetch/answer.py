@@ -32,6 +32,8 @@ _CHUNK_SIZE = re.compile(rb"[ \t]*([0-9a-f]{1,15})[ \t]*(?:;|$)", re.IGNORECASE)
 class Answer(HTTPResponse):
     """An answer whose head and chunks are read here."""
 
+    _chunks: _Chunks | None = None
+
     def begin(self) -> None:
         stream = self.fp
         status, headers = _final_head(stream)
@@ -42,7 +44,15 @@ class Answer(HTTPResponse):
         try:
             super().begin()
         finally:
-            self.fp = io.BufferedReader(_Chunks(stream)) if chunked else stream
+            self._chunks = _Chunks(stream) if chunked else None
+            self.fp = io.BufferedReader(self._chunks) if self._chunks else stream
+
+    def read(self, amt: int | None = None) -> bytes:
+        """Read as http.client does; raise `EndedEarly` where the chunks do, once all that came has been read."""
+        data = super().read(amt)
+        if not data and self._chunks is not None and self._chunks.cut is not None:
+            raise self._chunks.cut
+        return data
 
 
 class _Chunks(io.RawIOBase):
@@ -52,11 +62,19 @@ class _Chunks(io.RawIOBase):
         self._stream = stream
         self._left = 0
         self._ended = False
+        self.cut: EndedEarly | None = None
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
+        try:
+            return self._read(buffer)
+        except EndedEarly as exc:  # raised from here, it would lose what is buffered
+            self._left, self._ended, self.cut = 0, True, exc
+            return 0
+
+    def _read(self, buffer: Any) -> int:
         if not self._left and not self._ended:
             self._left = self._next_size()
             self._ended = not self._left

@@ -33,9 +33,13 @@ _PICTURE = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|BM....\0\0\0\0|I
 
 
 class EndedEarly(ImageFetchFailed):
-    """A body that is shorter than was announced."""
+    """A body that is shorter than was announced; ``content`` is what the fetcher had of it, unpacked.
+
+    What is missing may cost no pixel, such as the trailer of a gzip body: browsers show the picture then.
+    """
 
     sentence = "The image's server ended the image early."
+    content = b""
 
 
 class _Decompressor(Protocol):
@@ -135,6 +139,7 @@ def _members(pieces: Iterable[bytes], coding: _Coding, deadline: Deadline) -> It
     decompressor = coding.decompressor()
     members = 1
     between = b""
+    cut = EndedEarly()
     try:
         for piece in pieces:
             data = between + piece
@@ -155,12 +160,21 @@ def _members(pieces: Iterable[bytes], coding: _Coding, deadline: Deadline) -> It
                 data = decompressor.unused_data
             between = data
     except coding.failure as exc:
-        raise ImageFetchFailed("The image could not be unpacked.", detail=str(exc)) from exc
-    except EndedEarly:
-        if not decompressor.eof:  # else some servers announce the length of the unpacked body, as browsers know
-            raise
-    if not decompressor.eof:
-        raise EndedEarly
+        raise _not_unpacked(exc) from exc
+    except EndedEarly as exc:
+        cut = exc  # of no matter at the coding's end: some servers announce the length of the unpacked body
+    if decompressor.eof:
+        return
+    try:
+        while output := decompressor.decompress(b"", _PIECE):  # brotli keeps some back until it is asked again
+            yield output
+    except coding.failure as exc:
+        raise _not_unpacked(exc) from exc
+    raise cut
+
+
+def _not_unpacked(exc: Exception) -> ImageFetchFailed:
+    return ImageFetchFailed("The image could not be unpacked.", detail=str(exc))
 
 
 class _Inflater:

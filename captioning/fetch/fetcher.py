@@ -84,7 +84,8 @@ class Fetcher:
         ``on_bytes`` is called with the size of each piece before it is kept, and may wait or raise.
 
         Raises:
-            CaptioningError: whatever fails, it is of the tree.
+            EndedEarly: with what came of the body.
+            CaptioningError: whatever else fails, it is of the tree.
         """
         timeout = partial(ImageFetchTimeout, f"The image could not be fetched within {self._timeout_s:.3g} seconds.")
         deadline = deadline.within(self._timeout_s, timeout)
@@ -119,12 +120,16 @@ class Fetcher:
             on_bytes=on_bytes,
         )
         body = io.BytesIO()
-        for piece in pieces:
-            deadline.check()
-            if body.tell() + len(piece) > self._max_bytes:
-                raise too_large
-            on_bytes(len(piece))
-            body.write(piece)
+        try:
+            for piece in pieces:
+                deadline.check()
+                if body.tell() + len(piece) > self._max_bytes:
+                    raise too_large
+                on_bytes(len(piece))
+                body.write(piece)
+        except EndedEarly as exc:
+            exc.content = body.getvalue()
+            raise
         return body.getvalue()
 
 
