@@ -15,11 +15,12 @@ Sources: EXIF 2.32, tag 0x0112; TIFF 6.0; the PNG specification's tRNS chunk; Pi
 
 from __future__ import annotations
 
+import io
 import math
 import zlib
 from contextlib import suppress
 
-from PIL import Image
+from PIL import Image, ImageChops
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ExifTags import Base
 from PIL.GifImagePlugin import GifImageFile
@@ -59,8 +60,12 @@ class DecodedImage:
         """Decode an image; with a ``ground``, a sample's value, over that and as far as it goes."""
         frame = image.tile[0].extents if isinstance(image, GifImageFile) and image.tile else None
         transparency = _transparency(image)
-        image.load() if ground is None else _load_over(image, ground)
-        if transparency is not None:
+        other_than_key = _low_bytes_other_than_key(image, ground)
+        _load(image, ground)
+        if other_than_key is not None:
+            high_bytes = [sample >> 8 for sample in image.info.pop("transparency")]
+            image.putalpha(ImageChops.lighter(other_than_key, _other_than(image, high_bytes)))
+        elif transparency is not None:
             image.info["transparency"] = transparency
         if isinstance(image, BmpImageFile) and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
             # Programs leave this byte at 0 where they mean no alpha; browsers and Windows show such pictures.
@@ -119,8 +124,11 @@ class DecodedImage:
         return rgb if self._frame is None else _over_white(rgb, box, self._frame)
 
 
-def _load_over(image: ImageFile, ground: int) -> None:
-    """Load as much as can be decoded, over samples of one value."""
+def _load(image: ImageFile, ground: int | None) -> None:
+    """Load; with a ground, as much as can be decoded, over samples of that value."""
+    if ground is None:
+        image.load()
+        return
     prepare = image.load_prepare
 
     def load_prepare() -> None:
@@ -155,9 +163,32 @@ def _transparency(image: ImageFile) -> object:
     rawmode = image.tile[0].args if isinstance(image, PngImageFile) and image.tile else None
     if isinstance(key, int) and rawmode in _GREY_SCALES:
         return key * _GREY_SCALES[rawmode] & 255
-    if isinstance(key, tuple):
-        return tuple(sample >> 8 if rawmode == "RGB;16B" else sample & 255 for sample in key)
-    return None
+    return tuple(sample & 255 for sample in key) if isinstance(key, tuple) else None
+
+
+def _low_bytes_other_than_key(image: ImageFile, ground: int | None) -> Image.Image | None:
+    """Return 255 where a PNG of three times 16 bits has other low bytes than its colour key; None for what is no such.
+
+    Pillow keeps the high bytes only. The low ones are what it keeps where it takes the file's byte order for the other.
+    """
+    is_keyed = isinstance(image, PngImageFile) and "transparency" in image.info
+    if not is_keyed or not image.tile or image.tile[0].args != "RGB;16B":
+        return None
+    assert isinstance(image.fp, io.BytesIO)
+    swapped = PngImageFile(io.BytesIO(image.fp.getvalue()))
+    swapped.tile = [tile._replace(args="RGB;16L") for tile in swapped.tile]
+    _load(swapped, ground)
+    return _other_than(swapped, [sample & 255 for sample in image.info["transparency"]])
+
+
+def _other_than(image: Image.Image, colour: list[int]) -> Image.Image:
+    """Return an image, in mode L, of 255 where another has not this colour, and 0 where it has."""
+    found = Image.new("L", image.size)
+    for band, sample in enumerate(colour):
+        others = [255] * 256
+        others[sample] = 0
+        found = ImageChops.lighter(found, image.getchannel(band).point(others))
+    return found
 
 
 def _grey_table(image: ImageFile) -> list[int]:

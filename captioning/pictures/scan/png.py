@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 
+from captioning.errors import CorruptImage
 from captioning.pictures.orientation import exif_block, exif_orientation, xmp_orientation
 from captioning.pictures.scan.limits import MAX_PARTS
 
@@ -15,23 +16,31 @@ _MAX_TEXT_BYTES = 2**20
 
 
 def essential(data: bytes, filler: bytes) -> bytes:
-    """Keep IHDR, PLTE, tRNS, IDAT and the orientation.
+    """Keep IHDR, a palette, its or another sound transparency, IDAT and the orientation.
 
-    The checksum of IDAT does not count, nor do those of chunks that are left out. A tRNS whose own is wrong is left out
-    as well, as libpng does; Pillow refuses IHDR and PLTE.
+    The checksum of IDAT does not count, nor do those of chunks that are left out. A tRNS of another length than it
+    should have, before its palette, or whose checksum is wrong is left out as well, as libpng does; Pillow refuses
+    IHDR. Colours that the palette lacks are black.
+
+    Raises CorruptImage where there is no sound palette before the pixels that need one.
     """
+    has_palette = data[25:26] == b"\3"
     kept: dict[bytes, bytes] = {}
     pixels: list[bytes] = []
     orientations: dict[bytes, int | None] = {}
+    trns_lengths = _TRNS_LENGTHS.get(data[25:26], range(0))
     at = 8
     for _ in range(MAX_PARTS):
         length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
         start, end = at + 8, at + 8 + length
         if kind == b"IDAT":
             pixels.append(data[start:end])
-        elif kind in (b"IHDR", b"PLTE") or (
-            kind == b"tRNS" and not pixels and length >= _TRNS_BYTES.get(data[25:26], 1) and _is_intact(data, at, end)
-        ):
+        elif kind == b"IHDR":
+            kept.setdefault(kind, data[at : end + 4])
+        elif kind == b"PLTE" and has_palette and not pixels and 0 < length <= 768 and _is_intact(data, at, end):
+            kept.setdefault(kind, _png_chunk(kind, data[start:end].ljust(768, b"\0")))
+            trns_lengths = trns_lengths or range(1, min(length // 3, 2 ** data[24]) + 1)
+        elif kind == b"tRNS" and not pixels and length in trns_lengths and _is_intact(data, at, end):
             kept.setdefault(kind, data[at : end + 4])
         elif kind == b"eXIf" and kind not in orientations and _is_intact(data, at, end):
             orientations[kind] = exif_orientation(data[start:end])
@@ -45,14 +54,16 @@ def essential(data: bytes, filler: bytes) -> bytes:
     if orientation := next(filter(None, map(orientations.get, (b"eXIf", *_PNG_TEXTS))), None):
         kept[b"eXIf"] = _png_chunk(b"eXIf", exif_block(orientation))
     if pixels:
+        if has_palette and b"PLTE" not in kept:
+            raise CorruptImage(detail="a PNG without its palette")
         kept[b"IDAT"] = _png_chunk(b"IDAT", b"".join(pixels))
     return b"".join([data[:8], *kept.values(), _png_chunk(b"IEND", b"")])
 
 
 # What programs wrote before eXIf was a chunk, the most binding first.
 _PNG_TEXTS = (b"Raw profile type exif", b"XML:com.adobe.xmp")
-# By colour type: grey, colour.
-_TRNS_BYTES = {b"\0": 2, b"\2": 6}
+# By colour type: grey, colour. A palette has as many as it has colours, or fewer.
+_TRNS_LENGTHS = {b"\0": range(2, 3), b"\2": range(6, 7)}
 
 
 def _is_intact(data: bytes, at: int, end: int) -> bool:
