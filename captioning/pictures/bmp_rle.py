@@ -31,7 +31,8 @@ class RleDecoder(ImageFile.PyDecoder):
         assert self.fd is not None
         data = self.fd.read()
         width, height = self.state.xsize, self.state.ysize
-        _, is_four_bits, direction = self.args
+        bits, direction = self.args
+        is_four_bits = bits == 4
         indexes = bytearray(width * height)
         at = x = y = 0
         while y < height:
@@ -69,5 +70,5 @@ class RleDecoder(ImageFile.PyDecoder):
             x += len(run)
         if height - y - (x >= width) > height // MISSING_SHARE:
             raise OSError("run-length coded rows are missing")
-        self.set_as_raw(indexes, {"1": "1;8"}.get(self.mode, self.mode), (0, direction))
+        self.set_as_raw(indexes, extra=(0, direction))
         return -1, 0

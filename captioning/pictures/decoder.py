@@ -38,7 +38,6 @@ from PIL.TiffImagePlugin import (
 )
 
 from captioning.errors import CorruptImage, TooManyPixels, UnsupportedImage
-from captioning.pictures.bmp_rle import RleDecoder
 from captioning.pictures.formats import NAMES, Format, format_of
 from captioning.pictures.pillow_errors import translated_errors
 from captioning.pictures.pixels import DecodedImage
@@ -71,8 +70,6 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 with suppress(AttributeError):  # a Pillow that was built without libtiff, or that hides its names
     ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
-# The import of captioning.pictures.pixels has let Pillow register its own.
-Image.register_decoder("bmp_rle", RleDecoder)
 # Pillow's own reader of plain strips takes planes of 16 bits for 8, and reversed bits in planes for straight ones.
 TiffImagePlugin.READ_LIBTIFF = True
 # libtiff gives samples in this machine's byte order, which Pillow minds for unsigned ones only.
@@ -182,8 +179,8 @@ class OpenedImage:
 def _open(found: Format, data: bytes, max_pixels: int) -> ImageFile:
     # The plugin is called directly. Image.open() would answer "cannot identify" both for text and for a cut PNG, and
     # warns on the way about sizes and MPO headers.
-    module, _, name = found.plugin.partition(".")
-    image: ImageFile = getattr(import_module(f"PIL.{module}"), name)(io.BytesIO(data))
+    module, _, name = found.plugin.rpartition(".")
+    image: ImageFile = getattr(import_module(module), name)(io.BytesIO(data))
     _check_size(image.size, max_pixels)
     if isinstance(image, TiffImageFile):
         _check_tiff(image, max_pixels)

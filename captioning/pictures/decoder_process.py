@@ -106,7 +106,7 @@ def _receive(channel: socket.socket) -> bytes | None:
 def _finish_imports(setup: Setup) -> None:
     """Do what imports modules late: afterwards no file can be opened."""
     for row in FORMATS:
-        import_module(f"PIL.{row.plugin.partition('.')[0]}")
+        import_module(row.plugin.rpartition(".")[0])
     setup.preprocess(Image.new("RGB", (8, 8), "white"))
 
 

@@ -1,6 +1,6 @@
 """The formats that are accepted, a row each: whoever names formats, or tells them, reads it here.
 
-Rows name Pillow's plugins and import none, so that processes which decode nothing do not pay for them.
+Rows name plugins of Pillow and import none, so that processes which decode nothing do not pay for them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Format(NamedTuple):
     media_type: str
     """As IANA registers it."""
     plugin: str
-    """Pillow's class that opens it, as module.Class within PIL."""
+    """The class, of Pillow's ImageFile, that opens it, as module.Class."""
     endings: tuple[str, ...]
     """Of files' names, in lower case."""
     signature: re.Pattern[bytes]
@@ -34,7 +34,7 @@ FORMATS = (
     Format(
         "JPEG",
         "image/jpeg",
-        "JpegImagePlugin.JpegImageFile",
+        "PIL.JpegImagePlugin.JpegImageFile",
         (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
         re.compile(rb"\xff\xd8\xff"),
         jpeg.essential,
@@ -42,7 +42,7 @@ FORMATS = (
     Format(
         "PNG",
         "image/png",
-        "PngImagePlugin.PngImageFile",
+        "PIL.PngImagePlugin.PngImageFile",
         (".png", ".apng"),
         re.compile(rb"\x89PNG\r\n\x1a\n"),
         png.essential,
@@ -50,7 +50,7 @@ FORMATS = (
     Format(
         "WebP",
         "image/webp",
-        "WebPImagePlugin.WebPImageFile",
+        "PIL.WebPImagePlugin.WebPImageFile",
         (".webp",),
         re.compile(rb"RIFF.{4}WEBPVP8[ XL]", re.DOTALL),
         webp.essential,
@@ -58,7 +58,7 @@ FORMATS = (
     Format(
         "GIF",
         "image/gif",
-        "GifImagePlugin.GifImageFile",
+        "PIL.GifImagePlugin.GifImageFile",
         (".gif",),
         re.compile(rb"GIF8[79]a"),
         gif.essential,
@@ -66,7 +66,7 @@ FORMATS = (
     Format(
         "BMP",
         "image/bmp",
-        "BmpImagePlugin.BmpImageFile",
+        "captioning.pictures.bmp.BmpImage",
         (".bmp", ".dib"),
         re.compile(rb"BM"),
         bmp.essential,
@@ -74,7 +74,7 @@ FORMATS = (
     Format(
         "TIFF",
         "image/tiff",
-        "TiffImagePlugin.TiffImageFile",
+        "PIL.TiffImagePlugin.TiffImageFile",
         (".tif", ".tiff"),
         re.compile(rb"II(?:[*+]\0|\0\*)|MM(?:\0[*+]|\*\0)"),
         tiff.essential,
@@ -82,7 +82,7 @@ FORMATS = (
     Format(
         "AVIF",
         "image/avif",
-        "AvifImagePlugin.AvifImageFile",
+        "PIL.AvifImagePlugin.AvifImageFile",
         (".avif",),
         # Whatever the first brand is, libavif wants one of these beside it.
         re.compile(rb".{4}ftyp(?:avi[fs]|.{8}(?:.{4}){,16}?avi[fs])", re.DOTALL),

@@ -21,7 +21,6 @@ import zlib
 from contextlib import suppress
 
 from PIL import Image, ImageChops
-from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ExifTags import Base
 from PIL.GifImagePlugin import GifImageFile
 from PIL.Image import Transpose
@@ -67,9 +66,6 @@ class DecodedImage:
             image.putalpha(ImageChops.lighter(other_than_key, _other_than(image, high_bytes)))
         elif transparency is not None:
             image.info["transparency"] = transparency
-        if isinstance(image, BmpImageFile) and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
-            # Programs leave this byte at 0 where they mean no alpha; browsers and Windows show such pictures.
-            image.putalpha(255)
         self._image = image
         self._transposition = _ORIENTATIONS.get(_orientation(image))
         swapped = self._transposition is not None and self._transposition[0] in _SWAPPED_AXES
