@@ -9,7 +9,6 @@ from flask import Flask
 from flask_cors import CORS
 
 from captioning.cli.command import caption_command
-from captioning.errors import ShuttingDown
 from captioning.lifecycle import Lifecycle, Readiness
 from captioning.limits import Limits
 from captioning.model.batcher import Batcher
@@ -37,7 +36,7 @@ def create_app(
     metrics = Metrics()
     limits = Limits.from_settings(settings)
     batcher = Batcher(max_batch_size=settings.batch_max_size, on_batch=metrics.observe_batch)
-    lifecycle = Lifecycle(patience_s=settings.request_timeout_s, give_up=lambda: batcher.fail(ShuttingDown()))
+    lifecycle = Lifecycle()
     captioner = make_model(settings, batcher)
     name, revision = name_and_revision(settings)
 

@@ -65,6 +65,7 @@ def post_worker_init(worker: Any) -> None:
     extensions["captioner"].start()
     extensions["metrics"].start()
     worker.on_drain = extensions["lifecycle"].drain
+    worker.on_last_call = extensions["lifecycle"].give_up
     worker.is_ready = lambda: extensions["captioner"].status == "ready"
     worker.bodies = extensions["bodies"]
     worker.script_name = _settings.script_name

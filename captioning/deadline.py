@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from captioning.errors import DeadlineExceeded, TimedOut
+from captioning.errors import CaptioningError, DeadlineExceeded
 
 # How soon a caller that has gone is noticed by what waits for something else.
 _POLL_S = 0.5
@@ -15,18 +15,22 @@ _POLL_S = 0.5
 
 @dataclass(frozen=True)
 class Deadline:
-    """A moment on the monotonic clock, in seconds; ``abandoned`` tells whether the caller has gone."""
+    """A moment on the monotonic clock, in seconds; ``error`` makes what is raised once it has come.
+
+    ``abandoned`` tells whether the caller has gone, and ``interrupt`` raises what else ends the work before its time.
+    """
 
     at: float
     abandoned: Callable[[], bool] = lambda: False
-    error: Callable[[], TimedOut] = DeadlineExceeded
+    error: Callable[[], CaptioningError] = DeadlineExceeded
+    interrupt: Callable[[], None] = lambda: None
 
     @classmethod
     def after(cls, seconds: float) -> Deadline:
         """Make the deadline that many seconds from now."""
         return cls(time.monotonic() + seconds)
 
-    def within(self, seconds: float, error: Callable[[], TimedOut] | None = None) -> Deadline:
+    def within(self, seconds: float, error: Callable[[], CaptioningError] | None = None) -> Deadline:
         """Return this one, or if it is sooner, that many seconds from now, with an ``error`` of its own."""
         at = time.monotonic() + seconds
         return self if self.at <= at else replace(self, at=at, error=error or self.error)
@@ -35,7 +39,7 @@ class Deadline:
         """Return the seconds left, always more than none.
 
         Raises:
-            TimedOut: none are left; it is what ``error`` makes, `DeadlineExceeded` if nothing else was said.
+            CaptioningError: none are left; it is what ``error`` makes, `DeadlineExceeded` if nothing else was said.
         """
         left = self.at - time.monotonic()
         if left <= 0:
@@ -46,9 +50,10 @@ class Deadline:
         """Do nothing while an answer is of use; to be asked before each piece of work.
 
         Raises:
-            TimedOut: no time is left, or the caller has gone.
+            CaptioningError: no time is left, the caller has gone, or the work is interrupted.
         """
         self.remaining()
+        self.interrupt()
         if self.abandoned():
             raise DeadlineExceeded(detail="the client has gone")
 
@@ -56,7 +61,7 @@ class Deadline:
         """Check, and return for how many seconds to wait at most before the next check.
 
         Raises:
-            TimedOut: as `check` does.
+            CaptioningError: as `check` does.
         """
         self.check()
         return min(self.remaining(), _POLL_S)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
-from collections.abc import Callable
 from typing import Literal
 
 from captioning.errors import ShuttingDown
@@ -17,11 +15,10 @@ Readiness = Literal["loading", "ready", "failed", "draining"]
 class Lifecycle:
     """The state of the process, whatever its model does."""
 
-    def __init__(self, *, patience_s: float = 0.0, give_up: Callable[[], object] = lambda: None) -> None:
-        """Serve; ``give_up`` is called ``patience_s`` seconds after a drain began, for what is not done by then."""
+    def __init__(self) -> None:
+        """Serve."""
         self._draining_since = math.inf
-        self._last_call = threading.Timer(patience_s, give_up)
-        self._last_call.daemon = True
+        self._given_up = False
 
     @property
     def draining(self) -> bool:
@@ -30,9 +27,11 @@ class Lifecycle:
 
     def drain(self) -> None:
         """Take nothing new from now on."""
-        if not self.draining:
-            self._draining_since = time.monotonic()
-            self._last_call.start()
+        self._draining_since = min(self._draining_since, time.monotonic())
+
+    def give_up(self) -> None:
+        """Interrupt what is not done, so that there is time to answer with what is."""
+        self._given_up = True
 
     def check(self, arrived_at: float = math.inf) -> None:
         """Do nothing while new work is taken, or for a request that arrived, on the monotonic clock, while it was.
@@ -41,4 +40,13 @@ class Lifecycle:
             ShuttingDown: the process drains.
         """
         if self.draining and arrived_at >= self._draining_since:
+            raise ShuttingDown(retry_after_s=1)
+
+    def interrupt(self) -> None:
+        """Do nothing until `give_up` was called.
+
+        Raises:
+            ShuttingDown: it was.
+        """
+        if self._given_up:
             raise ShuttingDown(retry_after_s=1)

@@ -4,10 +4,12 @@
 |---|---|---|
 | `requests` | requests under way, and further pictures of bulk requests | is refused at once: it may come again |
 | `urls` | those of them that bring URLs, whose servers may be slow: a quarter is left to uploads | is refused at once |
-| `bodies` | bytes of request bodies, and of what is parsed from them | waits in line until the deadline |
-| `downloads` | downloads under way | waits in line until the deadline |
-| `pictures` | bytes of encoded pictures from downloads and data: URLs | waits in line until the deadline |
-| `decoders` | pictures that are decoded | waits in line until the deadline |
+| `bodies` | bytes of request bodies, and of what is parsed from them | waits in line |
+| `downloads` | downloads under way | waits in line |
+| `pictures` | bytes of encoded pictures from downloads and data: URLs | waits in line |
+| `decoders` | pictures that are decoded | waits in line |
+
+Whoever still stands in a line at the deadline is refused as those are who find no permit: it may come again.
 
 They are taken in this order and none is waited for by a holder of a later one, so no two requests can wait for each
 other. The model's queue, after the last of them, is bounded by `requests`.
@@ -20,10 +22,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from captioning.deadline import Deadline
-from captioning.errors import DeadlineExceeded, Overloaded
+from captioning.errors import CaptioningError, Overloaded
 from captioning.settings import Settings
 
 _URL_BODY_BYTES = 16_384
@@ -62,6 +65,15 @@ class Permits:
                 self.in_use -= 1
 
 
+def still_in_line(since: float) -> Overloaded:
+    """Make the refusal of who has waited in vain, on the monotonic clock ``since`` then: that long again may do."""
+    return Overloaded(detail="its time was over in the line", retry_after_s=time.monotonic() - since)
+
+
+def _in_line(deadline: Deadline) -> Deadline:
+    return replace(deadline, error=partial(still_in_line, time.monotonic()))
+
+
 class Slots:
     """A number of slots, handed out first come, first served."""
 
@@ -81,7 +93,8 @@ class Slots:
         """Hold one slot, after waiting for it.
 
         Raises:
-            DeadlineExceeded: none came free in time.
+            Overloaded: none came free in time.
+            CaptioningError: else as `Deadline.check`.
         """
         self._take(deadline)
         try:
@@ -93,11 +106,12 @@ class Slots:
 
     def _take(self, deadline: Deadline) -> None:
         place = object()
+        deadline = _in_line(deadline)
         with self._changed:
             self._line.append(place)
             try:
                 while self._line[0] is not place or self.in_use >= self.limit:
-                    self._changed.wait(timeout=deadline.remaining())
+                    self._changed.wait(timeout=deadline.poll_s())
                 self.in_use += 1
             finally:
                 self._line.remove(place)
@@ -198,14 +212,16 @@ class ByteHold:
         """Take ``size`` bytes more, after waiting for them.
 
         Raises:
-            DeadlineExceeded: they did not come free in time.
+            Overloaded: they did not come free in time.
+            CaptioningError: else as `Deadline.check`.
         """
         began = time.monotonic()
+        deadline = _in_line(deadline)
         with self._budget._changed:
             try:
                 while not self._budget._try_resize(self, self.size + size):
-                    self._budget._changed.wait(timeout=deadline.remaining())
-            except DeadlineExceeded:
+                    self._budget._changed.wait(timeout=deadline.poll_s())
+            except CaptioningError:
                 self._budget._leave_line(self)
                 raise
             finally:

@@ -23,7 +23,6 @@ from captioning.settings import Settings
 from captioning.trace import Trace
 
 _SERVERS_OWN_S = 1.0  # a download that waited longer than this for bytes of the budget did not fail by its server
-_HANG_UP_CHECK_S = 1.0  # how often a request that waits for the model looks whether its caller still does
 
 
 @dataclass
@@ -174,9 +173,9 @@ class Pipeline:
         future = self._batcher.submit(pixel_values, options, deadline)
         try:
             while True:
-                deadline.check()
+                patience_s = deadline.poll_s()
                 try:
-                    return future.result(timeout=min(_HANG_UP_CHECK_S, deadline.remaining()))
+                    return future.result(timeout=patience_s)
                 except CancelledError as error:
                     raise DeadlineExceeded(detail="waited for the model") from error
                 except TimeoutError:

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from captioning.deadline import UNLIMITED, Deadline
-from captioning.errors import DeadlineExceeded, ImageFetchTimeout
+from captioning.errors import DeadlineExceeded, ImageFetchTimeout, ShuttingDown
 
 TOO_SLOW = partial(ImageFetchTimeout, "The image took longer than it may.")
 
@@ -29,6 +29,17 @@ def test_a_caller_that_has_gone_ends_it_under_any_error() -> None:
     for ask in (gone.check, gone.poll_s):
         with pytest.raises(DeadlineExceeded, match="gone"):
             ask()
+
+
+def test_what_interrupts_it_is_raised_at_each_check_and_by_no_look_at_the_time() -> None:
+    def interrupt() -> None:
+        raise ShuttingDown
+
+    interrupted = Deadline(math.inf, interrupt=interrupt).within(60, TOO_SLOW)
+    for ask in (interrupted.check, interrupted.poll_s):
+        with pytest.raises(ShuttingDown):
+            ask()
+    assert interrupted.remaining() > 0
 
 
 def test_a_wait_is_cut_into_pieces() -> None:

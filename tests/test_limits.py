@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ from tests.conftest import wait_until
 
 PATIENT = Deadline.after(3600)
 LATE = Deadline.after(-1)
+GONE = Deadline(math.inf, abandoned=lambda: True)
 
 
 def test_permits_are_counted_and_come_back() -> None:
@@ -46,8 +48,12 @@ def test_slots_are_handed_out_in_order_of_arrival() -> None:
 
 def test_whoever_waits_too_long_for_a_slot_leaves_the_line() -> None:
     slots = Slots(1)
-    with slots.slot(PATIENT), pytest.raises(DeadlineExceeded), slots.slot(LATE):
-        pass
+    with slots.slot(PATIENT):
+        with pytest.raises(Overloaded) as refused, slots.slot(LATE):
+            pass
+        assert refused.value.retry_after_s is not None
+        with pytest.raises(DeadlineExceeded, match="gone"), slots.slot(GONE):
+            pass
     assert (slots.in_use, slots.waiting) == (0, 0)
     with slots.slot(PATIENT):
         pass
@@ -77,8 +83,11 @@ def test_waiting_for_bytes_ends_at_the_deadline() -> None:
     with budget.hold() as first, budget.hold() as second:
         first.grow(100, PATIENT)
         second.grow(100, PATIENT)
-        with pytest.raises(DeadlineExceeded), budget.hold() as third:
+        with pytest.raises(Overloaded) as refused, budget.hold() as third:
             third.grow(1, LATE)
+        assert refused.value.retry_after_s is not None
+        with pytest.raises(DeadlineExceeded, match="gone"), budget.hold() as third:
+            third.grow(1, GONE)
         assert budget.waiting == 0
     assert budget.in_use == 0
 
@@ -185,7 +194,7 @@ def test_whatever_is_taken_given_back_and_given_up_the_count_is_right() -> None:
                         assert budget.in_use <= 160
                         if own.random() < 0.2:
                             hold.shrink(own.randrange(hold.size + 1))
-                except DeadlineExceeded:
+                except Overloaded:
                     pass
 
     with ThreadPoolExecutor(8) as pool:

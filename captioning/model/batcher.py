@@ -15,7 +15,6 @@ import numpy as np
 from captioning.deadline import Deadline
 from captioning.errors import (
     CaptioningError,
-    DeadlineExceeded,
     ModelFailed,
     Overloaded,
     ShuttingDown,
@@ -85,8 +84,8 @@ class Batcher:
     def submit(self, pixel_values: Pixels, options: GenerationOptions, deadline: Deadline) -> Future[Captioned]:
         """Queue one picture, float32 ``[3, H, W]``. A future that is cancelled leaves the queue at once.
 
-        The future fails with `DeadlineExceeded` when the deadline passes, or the caller goes, before the model comes
-        to it.
+        The future fails with what the deadline raises when that passes, or the caller goes, before the model comes to
+        it.
 
         Raises:
             Overloaded: the queue is too long for the deadline.
@@ -214,7 +213,7 @@ class Batcher:
                 continue
             try:
                 job.deadline.check()
-            except DeadlineExceeded as error:
+            except CaptioningError as error:
                 job.future.set_exception(error)
             else:
                 batch.append(job)

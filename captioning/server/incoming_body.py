@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from captioning.errors import BodyTooLarge, CaptioningError, DeadlineExceeded, InvalidRequest
-from captioning.limits import ByteHold
+from captioning.limits import ByteHold, still_in_line
 from captioning.server.exchange import BadHttp, Exchange
 from captioning.web.body import ArrivedBody, BodyRules, parsing_bound
 
@@ -28,6 +28,7 @@ class IncomingBody:
         self._deadline_at = deadline_at
         self._hold = ByteHold(rules.budget)
         self._failure: CaptioningError | None = None
+        self._paused_since: float | None = None
         self._window_began_with = 0
         self._begin_window()
 
@@ -76,14 +77,18 @@ class IncomingBody:
     def pause(self) -> None:
         """Stop the clock of the minimum rate: it is the service that does not read."""
         self.expires_at = self._deadline_at
+        self._paused_since = self._paused_since or time.monotonic()
 
     def resume(self) -> None:
         """Start it again."""
+        self._paused_since = None
         self._begin_window()
 
     def is_too_late(self, now: float) -> bool:
         """Tell whether waiting for more is over; asked when `expires_at` has come."""
-        if now >= self._deadline_at:
+        if now >= self._deadline_at and self._paused_since is not None:
+            self._failure = still_in_line(self._paused_since)
+        elif now >= self._deadline_at:
             self._failure = DeadlineExceeded("The request's time was over before its body had come.")
         elif self.size - self._window_began_with < MIN_BODY_RATE * BODY_WINDOW_S:
             self._failure = DeadlineExceeded(f"The request body comes slower than {MIN_BODY_RATE:,} bytes a second.")

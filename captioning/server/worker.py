@@ -9,6 +9,7 @@ It speaks HTTP/1 without TLS, as behind Render's proxy.
 from __future__ import annotations
 
 import logging
+import math
 import mmap
 import os
 import resource
@@ -48,6 +49,7 @@ GUNICORN_NAMES = {
 _TURN_S = 1.0
 _POLL_SIBLINGS_S = 0.1
 _LAST_CALL_S = 0.2  # for requests that were on their way here when the last accepted one was done
+_LAST_ANSWERS_S = 2.0  # for answers with what is done, when the time to finish the rest is over
 _KEPT_ALIVE_S = 2.0  # for clients of a worker that leaves its place to a sibling, to send one more request
 _SUCCESSOR_S = 5.0  # for a worker that was, or will be, forked to show itself
 
@@ -61,6 +63,9 @@ class Worker(GunicornWorker):  # type: ignore[misc]
 
     on_drain: Callable[[], object] = staticmethod(lambda: None)
     """Called in the main thread when the process begins to refuse newcomers."""
+
+    on_last_call: Callable[[], object] = staticmethod(lambda: None)
+    """Called in the main thread when there is only time left to answer with what is done."""
 
     is_ready: Callable[[], bool] = staticmethod(lambda: False)
     """Asked in the main thread until it is true: from then on siblings may leave newcomers to this process."""
@@ -84,6 +89,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]
         self._told_to_leave = False
         self._closing = False
         self._may_serve = False
+        self._last_call_at = math.inf
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -150,6 +156,9 @@ class Worker(GunicornWorker):  # type: ignore[misc]
                 self._siblings.say_ready()
                 self._may_serve = True
             self._loop.accepting = self._may_serve or not self._siblings.any_serving()
+        if time.monotonic() >= self._last_call_at:
+            self._last_call_at = math.inf
+            self.on_last_call()
         self._loop.turn(timeout_s)
 
     def _served_its_share(self) -> bool:
@@ -193,15 +202,22 @@ class Worker(GunicornWorker):  # type: ignore[misc]
         self._loop.stop_accepting()
         self._closing = True
         kept_until = time.monotonic() + _KEPT_ALIVE_S
-        end = time.monotonic() + self.cfg.graceful_timeout
+        end = self._end_of_grace()
         while self._loop.busy and time.monotonic() < end:
             if time.monotonic() > kept_until:
                 self._loop.close_idle()
             self._turn(0.1)
 
+    def _end_of_grace(self) -> float:
+        """Return when the process ends at the latest, and have the last call made in time for answers before that."""
+        grace = self.cfg.graceful_timeout
+        end = time.monotonic() + grace
+        self._last_call_at = end - min(_LAST_ANSWERS_S, grace / 2)
+        return float(end)
+
     def _drain(self) -> None:
         """Finish what was accepted; tell newcomers to come again until then, and for a moment more."""
-        end = time.monotonic() + self.cfg.graceful_timeout
+        end = self._end_of_grace()
         self._closing = True
         accepted = set(self._loop.accepted())
         self._siblings.say_closed()

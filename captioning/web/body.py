@@ -50,7 +50,7 @@ def read_body(request: Request, *, max_bytes: int, deadline: Deadline, hold: Byt
 
     Raises:
         BodyTooLarge: its length, or what arrives without one, is over ``max_bytes``.
-        DeadlineExceeded: it did not arrive in time.
+        DeadlineExceeded, Overloaded: it did not arrive in time, for the client or for want of bytes in the budget.
         InvalidRequest: the client went away, or broke HTTP's framing.
         Overloaded: parsing it takes more than the server set aside, and that is not there now.
     """

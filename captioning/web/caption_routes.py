@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -90,13 +91,14 @@ def caption_routes(
 
     @routes.post("/local-captions")
     def local_captions() -> Response:
-        patience = request_deadline(request, _BULK_PATIENCE_S)
+        patience = replace(request_deadline(request, _BULK_PATIENCE_S), interrupt=lifecycle.interrupt)
         with ExitStack() as held:
             asked = receive_bulk(patience.within(settings.request_timeout_s), held.enter_context(limits.bodies.hold()))
             held.enter_context(g.permits.permit(batcher.expected_wait_s))
 
             def caption_one(given: str | bytes) -> CaptionAnswer:
                 lifecycle.check()
+                patience.check()
                 limit = settings.max_image_bytes
                 source = source_of(given, limit) if isinstance(given, str) else picture_of(given, limit)
                 if isinstance(source, str):

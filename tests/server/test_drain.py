@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import signal
 import socket
@@ -105,6 +107,31 @@ def half_an_upload(service: Service) -> Iterator[socket.socket]:
         client.sendall(head % len(PICTURE) + PICTURE[:1000])
         wait_until(lambda: service.get("/healthz").ok)  # so the main loop has been round
         yield client
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+def test_a_bulk_request_that_takes_too_long_is_answered_with_what_is_done(
+    start_service: Start, images: HeldImages, callers: ThreadPoolExecutor, how: signal.Signals, accept: str
+) -> None:
+    """Its second picture never comes, and its third has to wait for that; a reload leaves no more time than a stop."""
+    limits = {"MAX_CONCURRENT_REQUESTS": "4", "REQUEST_TIMEOUT_S": "2", "FETCH_TIMEOUT_S": "300"}
+    service = start_service(**FETCHING, **limits).wait_until_ready()
+    alone = service.upload(PICTURE).json()
+    data_url = "data:;base64," + base64.b64encode(PICTURE).decode()
+    body = {"imageUrls": [data_url, images.url("/a.jpg"), data_url]}
+    url = f"{service.url}/local-captions"
+    bulk = callers.submit(requests.post, url, json=body, headers={"Accept": accept}, timeout=120)
+    wait_until(lambda: len(images.requests) == 1)
+    service.process.send_signal(how)
+    answer = bulk.result(60)
+    assert answer.status_code == 200
+    lines = accept == "application/x-ndjson"
+    outputs = list(map(json.loads, answer.text.splitlines())) if lines else answer.json()["outputs"]
+    assert [output.pop("index", None) for output in outputs] == ([0, 1, 2] if lines else [None] * 3)
+    assert outputs[0] == alone
+    assert [output["code"] for output in outputs[1:]] == ["shutting_down"] * 2
+    service.stop()
 
 
 def test_an_upload_whose_head_had_come_is_accepted_though_its_body_comes_later(start_service: Start) -> None:

@@ -1,0 +1,42 @@
+"""Whose fault it is when a body has not come in time: the client's, or that of a budget that is used up."""
+
+from __future__ import annotations
+
+import math
+
+from captioning.errors import DeadlineExceeded, Overloaded
+from captioning.limits import ByteBudget, ByteHold
+from captioning.server.exchange import Exchange
+from captioning.server.incoming_body import IncomingBody
+from captioning.web.body import BodyRules
+
+HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 100\r\n\r\n"
+DEADLINE_AT = 1e12
+
+
+def body_within(budget: ByteBudget) -> IncomingBody:
+    rules = BodyRules(max_bytes=100, budget=budget, deadline_at=lambda environ: math.inf)
+    return IncomingBody(Exchange(HEAD), rules, DEADLINE_AT)
+
+
+def test_a_body_that_waited_for_bytes_to_the_end_is_told_to_come_again() -> None:
+    budget = ByteBudget(100, largest=100)
+    others = [ByteHold(budget), ByteHold(budget)]
+    for other in others:
+        assert other.try_grow(100)
+    body = body_within(budget)
+    assert body.room_for(50) == 0
+    body.pause()
+    assert body.is_too_late(DEADLINE_AT)
+    failure = body.arrived().failure
+    assert isinstance(failure, Overloaded)
+    assert failure.retry_after_s is not None
+
+
+def test_a_body_that_its_client_did_not_send_is_late() -> None:
+    body = body_within(ByteBudget(100, largest=100))
+    body.pause()
+    body.resume()
+    assert body.room_for(50) == 50
+    assert body.is_too_late(DEADLINE_AT)
+    assert isinstance(body.arrived().failure, DeadlineExceeded)
