@@ -38,7 +38,7 @@ def test_waits_are_those_of_queues_whose_waits_are_known() -> None:
 def test_the_share_that_is_late_is_that_of_a_queue_whose_share_is_known() -> None:
     """M/M/1: the time from arrival to caption is exponential, with the mean 1 / (1 - busy)."""
     assert late_share(0.8, EXPONENTIAL, 20.0) == pytest.approx(exp(-0.2 * 20.0), rel=0.2)
-    assert late_share(1.0, EXPONENTIAL, 20.0) == 1.0
+    assert late_share(1.1, EXPONENTIAL, 20.0) == 1.0
 
 
 @pytest.mark.parametrize("busy", [0.5, 0.7, 0.9])
