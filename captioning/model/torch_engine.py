@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, BlipForConditionalGeneration
+from transformers import AutoTokenizer, BlipForConditionalGeneration, StoppingCriteria
 from transformers.utils import logging as transformers_logging
 
 from captioning.model.engine import Caption, Generation, GenerationOptions, Pixels
@@ -60,6 +60,34 @@ def _seconds_of_a_product(dtype: torch.dtype) -> float:
     return min(seconds)
 
 
+class _Certainties(StoppingCriteria):
+    """The log-probabilities of the tokens that one search chose, before what is done against repetition.
+
+    They are taken as the steps go by: the logits of all steps would be 0.12 MB a token and row. It stops no search.
+    """
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def note_logits(self, decoder: object, inputs: object, output: Any) -> None:
+        """Keep a step's logits, float32 ``[B K, V]``, until its tokens are chosen: a forward hook of the decoder."""
+        self._logits = output.logits[:, -1].to(torch.float32, copy=True)
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> Any:
+        """Note the last tokens of ``input_ids``, among which the sequences are that the search goes on with."""
+        tokens = input_ids[:, -1].unique()  # [U], sorted
+        self._steps.append((tokens, self._logits[:, tokens] - self._logits.logsumexp(-1, keepdim=True)))
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+    def of(self, sequences: torch.Tensor, rows: torch.Tensor) -> list[list[float]]:
+        """Return those of ``[B K, N]`` sequences, each of whose tokens was chosen from a row; padding gets any."""
+        certain = [
+            noted[row].gather(1, torch.searchsorted(tokens, token).clamp(max=len(tokens) - 1)[:, None])
+            for token, row, (tokens, noted) in zip(sequences.T.contiguous(), rows.T, self._steps, strict=False)
+        ]
+        return torch.cat(certain, dim=1).tolist()
+
+
 class TorchEngine:
     """Run BLIP in float32 or bfloat16 on the CPU, or in half precision on a GPU where there is one."""
 
@@ -97,20 +125,22 @@ class TorchEngine:
             ids = torch.tensor([self._input_ids(options.prompt)] * len(pixel_values), device=self._device)  # [B, T]
             inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
             prompt_tokens = ids.shape[1] - 1
+        certainties = _Certainties()
         started = time.monotonic()
-        generated: Any = self._model.generate(
-            pixel_values=torch.from_numpy(pixel_values).to(self._device, self._dtype),  # [B, 3, H, W]
-            max_new_tokens=options.max_new_tokens,
-            num_beams=options.num_beams,
-            num_return_sequences=options.num_beams,
-            no_repeat_ngram_size=options.no_repeat_ngram_size,
-            repetition_penalty=float(options.repetition_penalty),
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_logits=True,
-            **inputs,
-        )
-        captions = self._captions(generated, prompt_tokens, options)
+        with self._model.text_decoder.register_forward_hook(certainties.note_logits):
+            generated: Any = self._model.generate(
+                pixel_values=torch.from_numpy(pixel_values).to(self._device, self._dtype),  # [B, 3, H, W]
+                max_new_tokens=options.max_new_tokens,
+                num_beams=options.num_beams,
+                num_return_sequences=options.num_beams,
+                no_repeat_ngram_size=options.no_repeat_ngram_size,
+                repetition_penalty=float(options.repetition_penalty),
+                do_sample=False,
+                return_dict_in_generate=True,
+                stopping_criteria=[certainties],
+                **inputs,
+            )
+        captions = self._captions(generated, certainties, prompt_tokens, options)
         return Generation(
             [
                 tuple(captions[first : first + options.num_beams])
@@ -120,15 +150,15 @@ class TorchEngine:
             decode_tokens_s=time.monotonic() - self._encoded_at,
         )
 
-    def _captions(self, generated: Any, prompt_tokens: int, options: GenerationOptions) -> list[Caption]:
+    def _captions(
+        self, generated: Any, noted: _Certainties, prompt_tokens: int, options: GenerationOptions
+    ) -> list[Caption]:
         """Return all B K sequences, in the order in which `generate` gives them, with how sure the model was."""
         new = generated.sequences[:, prompt_tokens:]  # [B K, N]
         rows = generated.get("beam_indices")  # [B K, N]: which row of a step's logits each token was chosen from
         if rows is None:
             rows = torch.arange(len(new), device=self._device)[:, None].expand_as(new)
-        steps = zip(new.T, rows.T.clamp(min=0), generated.logits, strict=False)
-        certain = [logits[row].log_softmax(-1).gather(1, token[:, None]) for token, row, logits in steps]
-        log_probabilities = torch.cat(certain, dim=1).tolist()  # [B K, N]
+        log_probabilities = noted.of(new, rows.clamp(min=0))  # [B K, N]
         texts = self._tokenizer.batch_decode(generated.sequences, skip_special_tokens=True)
         end = self._model.config.text_config.sep_token_id
         captions = []

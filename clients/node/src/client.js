@@ -1,7 +1,7 @@
 // @ts-check
 import { lineToError, parseObject, parseTimings, readLines, readText, toError } from "./answer.js";
 import { CaptionError, connectionFailed, invalidArgument } from "./errors.js";
-import { inGroups } from "./many.js";
+import { inGroups, toBody } from "./many.js";
 import { checkPictures, checkTimeout, describe, readOptions, readPicture, saneRequestId } from "./request.js";
 import { askAgain, retryDelayMs } from "./retry.js";
 import { Stop } from "./stop.js";
@@ -173,8 +173,8 @@ export class CaptionClient {
    * @returns {AsyncGenerator<ManyResult, void>}
    */
   async *#askMany(pictures, fields, requestId, stop) {
-    const headers = { ...this.#headers, "content-type": "application/json", accept: "application/x-ndjson" };
-    const body = JSON.stringify({ imageUrls: pictures.map(({ imageUrl }) => imageUrl), ...fields });
+    const { type, body } = toBody(pictures, fields);
+    const headers = { ...this.#headers, "content-type": type, accept: "application/x-ndjson" };
     const url = new URL("local-captions", this.#baseUrl);
     const response = await this.#send({ url, headers, body }, requestId, stop);
     requestId = response.headers.get("x-request-id") ?? requestId;

@@ -70,22 +70,34 @@ test("any number, from any iterable, in requests that the service takes", async 
   assert.deepEqual(await all(new CaptionClient({ baseUrl }).captionMany([])), []);
 });
 
-test("bytes go as data: URLs, in bodies of bounded size", async () => {
-  /** @type {string[]} */
-  const sent = [];
-  const { baseUrl, asked } = await start((res, one) => {
-    const { imageUrls } = JSON.parse(one.body);
-    sent.push(...imageUrls);
-    answer(...imageUrls.map((/** @type {string} */ _, /** @type {number} */ index) => ({ index, output: "a dog" })))(res, one);
+test("bytes go as forms of bounded size, URLs as JSON, and each result has its picture's place", async () => {
+  const { baseUrl, asked } = await start(async (res, one) => {
+    if (one.headers["content-type"] === "application/json") return echo(res, one);
+    const form = await new Response(one.bytes, { headers: { "content-type": String(one.headers["content-type"]) } }).formData();
+    assert.deepEqual([form.get("prompt"), form.get("numBeams"), form.get("details")], ['a "ü"\r\n--', "2", "true"]);
+    const images = /** @type {File[]} */ (form.getAll("image"));
+    const last = async (/** @type {Blob} */ image) => Buffer.from(await image.arrayBuffer()).at(-1);
+    const outputs = await Promise.all(images.map(async (image) => `${image.size} to ${await last(image)}`));
+    answer(...outputs.map((output, index) => ({ index, output })))(res, one);
   });
   const small = Buffer.from("a picture");
-  const large = new Uint8Array(3_000_000).fill(255);
-  const pictures = [small, new Blob([small]), large, large, large.buffer, new URL("https://example.com/")];
-  await all(new CaptionClient({ baseUrl }).captionMany(pictures));
-  const encoded = (/** @type {Uint8Array} */ bytes) => `data:image/*;base64,${Buffer.from(bytes).toString("base64")}`;
-  assert.deepEqual(sent, [...[small, small, large, large, large].map(encoded), "https://example.com/"]);
-  assert.equal(asked.length, 3);
-  assert(asked.every((one) => one.body.length < 8_000_000));
+  const large = (/** @type {number} */ value) => new Uint8Array(3_000_000).fill(value);
+  const url = "https://example.com/";
+  const pictures = [small, url, new Blob([small]), large(1), large(2), large(3).buffer, new URL(url), new Uint8Array(5_000_000)];
+  const options = { prompt: 'a "ü"\r\n--', numBeams: 2, details: true };
+  const results = await all(new CaptionClient({ baseUrl }).captionMany([...pictures, new Uint8Array()], options));
+  const outputs = results.sort((one, other) => one.index - other.index).map(({ output }) => output);
+  const [e] = Buffer.from("e");
+  assert.deepEqual(outputs.slice(0, 5), [`9 to ${e}`, url, `9 to ${e}`, "3000000 to 1", "3000000 to 2"]);
+  assert.deepEqual(outputs.slice(5), ["3000000 to 3", url, "5000000 to 0", "0 to undefined"]);
+  assert.deepEqual(asked.map((one) => Math.round(one.bytes.length / 1e6)).sort(), [0, 0, 3, 3, 3, 5]);
+});
+
+test("a form is sent again as it was", async () => {
+  const { baseUrl, asked } = await start(failure(503, "model_loading"), answer({ index: 0, output: "a dog" }));
+  const [{ output }] = await all(new CaptionClient({ baseUrl }).captionMany([Buffer.from("a picture")]));
+  const withoutBoundary = asked.map((one) => one.body.replaceAll(/--[-0-9a-f]{36}/g, ""));
+  assert.deepEqual([output, withoutBoundary.length, withoutBoundary[0]], ["a dog", 2, withoutBoundary[1]]);
 });
 
 test("what may be better later is asked again, and only that", async () => {

@@ -7,7 +7,7 @@ import { after } from "node:test";
 import { CaptionError } from "../src/index.js";
 
 /**
- * @typedef {import("node:http").IncomingMessage & { body: string, at: number }} Asked
+ * @typedef {import("node:http").IncomingMessage & { body: string, bytes: Buffer, at: number }} Asked
  * @typedef {(res: import("node:http").ServerResponse, asked: Asked) => void} Turn
  */
 
@@ -20,9 +20,10 @@ export async function start(...turns) {
   /** @type {Asked[]} */
   const asked = [];
   const server = createServer(async (req, res) => {
-    let body = "";
-    for await (const piece of req) body += piece;
-    const one = Object.assign(req, { body, at: performance.now() });
+    const pieces = [];
+    for await (const piece of req) pieces.push(piece);
+    const bytes = Buffer.concat(pieces);
+    const one = Object.assign(req, { body: String(bytes), bytes, at: performance.now() });
     asked.push(one);
     turns[Math.min(asked.length, turns.length) - 1](res, one);
   }).listen(0, "127.0.0.1");
