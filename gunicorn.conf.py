@@ -62,11 +62,11 @@ def post_worker_init(worker: Any) -> None:
     sys.setswitchinterval(0.0005)
     extensions = worker.app.wsgi().extensions
     extensions["decoders"].start()
+    extensions["captioner"].on_ready = worker.say_ready
     extensions["captioner"].start()
     extensions["metrics"].start()
     worker.on_drain = extensions["lifecycle"].drain
     worker.on_last_call = extensions["lifecycle"].give_up
-    worker.is_ready = lambda: extensions["captioner"].status == "ready"
     worker.bodies = extensions["bodies"]
     worker.script_name = _settings.script_name
     worker.waits_for_successor = _settings.reload_overlap

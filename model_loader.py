@@ -44,7 +44,7 @@ class Captioner:
         identify: Callable[[], str] = lambda: "",
         on_failure: Callable[[bool], None] = lambda served: None,
     ) -> None:
-        """Prepare; the model thread calls ``identify`` once it has loaded the model.
+        """Prepare; the model thread calls ``identify`` once it has loaded the model, then ``on_ready``.
 
         ``on_failure`` is called when there is no model (any more), with whether it had made captions before.
         """
@@ -52,6 +52,7 @@ class Captioner:
         self._identify = identify
         self._batcher = batcher
         self._on_failure = on_failure
+        self.on_ready: Callable[[], object] = lambda: None
         self.status: ModelStatus = "loading"
         self._engine: Engine | None = None
         self.identity = ""
@@ -86,6 +87,7 @@ class Captioner:
             engine = self._load()
             self.identity = self._identify()
             self._engine = engine
+            self.on_ready()
             self.status = "ready"
             log.info("The model is ready after %.1f s.", time.monotonic() - started)
             self._batcher.run(engine)

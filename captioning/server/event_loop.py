@@ -63,11 +63,11 @@ class EventLoop:
         threads: int,
         keepalive_s: float,
         script_name: str,
+        may_accept: Callable[[], bool],
         log: logging.Logger,
     ) -> None:
-        """Prepare; ``serve`` answers a request, in a thread."""
+        """Prepare; ``serve`` answers a request, in a thread; ``may_accept`` is asked before each connection."""
         self.max_connections = max_connections
-        self.accepting = True
         self.served = 0
         self._listeners = list(listeners)
         self._listening = False
@@ -75,6 +75,7 @@ class EventLoop:
         self._bodies = bodies
         self._keepalive_s = keepalive_s
         self._script_name = script_name
+        self._may_accept = may_accept
         self._log = log
         self._connections: dict[Connection, None] = {}  # in the order in which they entered their phase
         self._paused: dict[Connection, IncomingBody] = {}  # for want of bytes in the budget
@@ -96,7 +97,8 @@ class EventLoop:
         """Do what is due, after waiting for it that long at most."""
         if len(self._connections) >= self.max_connections:
             self._make_room()
-        self._listen(self.accepting and len(self._connections) < self.max_connections)
+        has_room = len(self._connections) < self.max_connections
+        self._listen(bool(self._listeners) and has_room and self._may_accept())
         for key, _ in self._selector.select(min(timeout_s, _POLL_BUDGET_S if self._paused else _SWEEP_S)):
             key.data()
         for connection, incoming in list(self._paused.items()):
@@ -157,6 +159,8 @@ class EventLoop:
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_ACCEPT_AT_ONCE):
+            if not self._may_accept():  # a sibling that got ready since is told to callers, who come at once
+                return
             try:
                 client, address = listener.accept()
             except OSError as error:  # most often, a sibling was faster or there are no more

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import socket
+import threading
 from contextlib import suppress
 
 # Bytes of the socket, each of which stands for a state.
@@ -18,25 +19,36 @@ _SERVES = 2  # can serve newcomers now, though it may be about to leave
 
 
 class Siblings:
-    """The states of the processes that share a listening socket, this one's among them."""
+    """The states of the processes that share a listening socket, this one's among them; for several threads."""
 
     def __init__(self, listener: socket.socket) -> None:
         """Say that this process will serve."""
         self._listener = listener
-        self._mark(_STAYS)
+        self._lock = threading.Lock()
+        self._leaving = False
+        self._marked: set[int] = set()
+        with self._lock:
+            self._mark(_STAYS)
 
     def say_ready(self) -> None:
-        """Let siblings leave newcomers to this process."""
-        self._mark(_READY)
-        self._mark(_SERVES)
+        """Let siblings leave newcomers to this process, unless it leaves itself."""
+        with self._lock:
+            if not self._leaving:
+                self._mark(_READY)
+                self._mark(_SERVES)
 
     def say_leaving(self) -> None:
         """Be no longer counted on, though newcomers are still served."""
-        self._unmark(_STAYS, 2)
+        with self._lock:
+            self._leaving = True
+            self._unmark(_STAYS)
+            self._unmark(_READY)
 
     def say_closed(self) -> None:
         """Serve newcomers no more."""
-        self._unmark(_STAYS, 3)
+        self.say_leaving()
+        with self._lock:
+            self._unmark(_SERVES)
 
     def any_ready(self) -> bool:
         """Tell whether another process serves newcomers and stays; asked by one that leaves."""
@@ -51,20 +63,23 @@ class Siblings:
         return self._another_has(_SERVES)
 
     def _mark(self, state: int) -> None:
+        self._marked.add(state)
         with suppress(OSError):  # a kernel without such locks: then each process is alone
             fcntl.lockf(self._listener, fcntl.LOCK_SH, 1, state)
 
-    def _unmark(self, state: int, count: int = 1) -> None:
+    def _unmark(self, state: int) -> None:
+        self._marked.discard(state)
         with suppress(OSError):
-            fcntl.lockf(self._listener, fcntl.LOCK_UN, count, state)
+            fcntl.lockf(self._listener, fcntl.LOCK_UN, 1, state)
 
     def _another_has(self, state: int) -> bool:
-        """Ask about a state that this process is not in: the way to see a lock is to try to take it."""
-        try:
-            fcntl.lockf(self._listener, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, state)
-        except BlockingIOError:
-            return True
-        except OSError:
+        """Try to take a lock, which is the way to see that of another."""
+        with self._lock:
+            try:
+                fcntl.lockf(self._listener, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, state)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            (self._mark if state in self._marked else self._unmark)(state)
             return False
-        self._unmark(state)
-        return False

@@ -67,9 +67,6 @@ class Worker(GunicornWorker):  # type: ignore[misc]
     on_last_call: Callable[[], object] = staticmethod(lambda: None)
     """Called in the main thread when there is only time left to answer with what is done."""
 
-    is_ready: Callable[[], bool] = staticmethod(lambda: False)
-    """Asked in the main thread until it is true: from then on siblings may leave newcomers to this process."""
-
     bodies: BodyRules
     """What is asked about a request's body before a thread has the request."""
 
@@ -137,6 +134,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]
             threads=self.cfg.threads,
             keepalive_s=self.cfg.keepalive,
             script_name=self.script_name,
+            may_accept=self._may_accept,
             log=self.log,
         )
         signal.set_wakeup_fd(self._loop.waker, warn_on_full_buffer=False)
@@ -151,15 +149,19 @@ class Worker(GunicornWorker):  # type: ignore[misc]
 
     def _turn(self, timeout_s: float) -> None:
         self.notify()
-        if self.alive and not self._may_serve:
-            if self.is_ready():
-                self._siblings.say_ready()
-                self._may_serve = True
-            self._loop.accepting = self._may_serve or not self._siblings.any_serving()
         if time.monotonic() >= self._last_call_at:
             self._last_call_at = math.inf
             self.on_last_call()
         self._loop.turn(timeout_s)
+
+    def say_ready(self) -> None:
+        """Let siblings leave newcomers to this process; to be called before anybody is told that it is ready."""
+        self._siblings.say_ready()
+        self._may_serve = True
+
+    def _may_accept(self) -> bool:
+        """Tell whether newcomers are served best here, which they are not where only a sibling is ready."""
+        return self._may_serve or not self._siblings.any_serving()
 
     def _served_its_share(self) -> bool:
         """Tell so of a worker that is ready only: health checks must not end one that loads for long."""
@@ -237,7 +239,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]
         exchange, environ = connection.exchange, connection.environ
         environ[ARRIVED_AT], environ[CONNECTION] = exchange.arrived_at, connection.sock
         send = partial(connection.send, wake=partial(self._loop.write_soon, connection))
-        answer = Answer(exchange, send, close=self._closing or not exchange.complete)
+        answer = Answer(exchange, send, close=self._closing or not (self._may_serve and exchange.complete))
         try:
             answer.run(self.wsgi, environ)
         except OSError as error:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
+import requests
 
 from captioning.server.siblings import Siblings
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SAMPLES, Service, wait_until
+
+PICTURE = SAMPLES[0].read_bytes()
 
 # A sibling does what it is told, line by line.
 _SIBLING = """
@@ -93,6 +98,43 @@ def test_a_sibling_that_was_killed_is_gone(listener: socket.socket) -> None:
         sibling.tell("say_ready")
         sibling.kill()
         assert states(mine) == (False, False, False)
+
+
+def test_whoever_leaves_is_not_ready_whatever_its_model_says_later(listener: socket.socket) -> None:
+    mine = Siblings(listener)
+    with sibling_of(listener) as sibling:
+        sibling.tell("say_leaving")
+        sibling.tell("say_ready")
+        assert states(mine) == (False, False, False)
+
+
+def test_asking_about_others_leaves_ones_own_state_as_it_is(listener: socket.socket) -> None:
+    mine = Siblings(listener)
+    with sibling_of(listener) as sibling:
+        sibling.tell("say_ready")
+        for question in ("any_staying", "any_ready", "any_serving"):
+            sibling.tell(question)
+        assert states(mine) == (True, True, True)
+
+
+def test_once_a_worker_says_that_it_is_ready_nobody_meets_one_that_is_not(
+    start_service: Callable[..., Service], tmp_path: Path
+) -> None:
+    files = {"LOADS_AT_ONCE": str(tmp_path / "first"), "OTHERS_LOAD": str(tmp_path / "others")}
+    service = start_service(application="tests.server.slow_sibling:app", WEB_CONCURRENCY="2", **files)
+    with ThreadPoolExecutor(16) as callers:
+        while True:
+            with suppress(requests.ConnectionError):
+                answer = service.get("/readyz")
+                if answer.status_code == 200:
+                    break
+                assert answer.headers["Connection"] == "close"  # the next request may find a sibling that is ready
+        answers = list(callers.map(lambda _: service.upload(PICTURE), range(32)))
+    assert {answer.status_code for answer in answers} == {200}
+    (tmp_path / "others").touch()
+    wait_until(lambda: service.log.read_text().count("The model is ready") == 2)
+    assert service.upload(PICTURE).status_code == 200
+    assert service.stop() == 0
 
 
 def test_a_worker_is_no_sibling_of_its_own(listener: socket.socket) -> None:
