@@ -2,9 +2,12 @@
 SHELL := /bin/bash
 PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,$(shell python$(version) -c '' 2> /dev/null && echo python$(version))))
 export PORT ?= 8000
+# Whoever reaches a cluster's ports can run code on it: its own processes and ours show each other a token. Ray reports how
+# it is used to its makers unless it is told not to.
+RAY = RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 BENCHMARKS = bench-latency bench-batching bench-load bench-memory bench-soak
 
-.PHONY: help install demo run test test-fast fuzz lint format train evaluate export fidelity robustness lock clean $(BENCHMARKS)
+.PHONY: help install install-ray caption-dataset demo run test test-fast fuzz lint format train evaluate export fidelity robustness lock clean $(BENCHMARKS)
 
 help: ## list what can be made
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -63,22 +66,32 @@ build/blip-base-int8/int8.json: build/blip-base/config.json
 build/blip-base/config.json: .venv/installed
 	.venv/bin/python -m benchmarks.make_blip_base --out build/blip-base
 
+install-ray: .venv-ray/installed ## make .venv-ray with what distributed/ needs: the service and Ray
+
+caption-dataset: .venv-ray/installed ## caption a table or folder on all machines of a cluster (INPUT=… OUTPUT=folder; COLUMN=name RESUME=1)
+	$(RAY) .venv-ray/bin/python -m distributed.bulk '$(INPUT)' '$(OUTPUT)' $(if $(COLUMN),--column $(COLUMN)) $(if $(RESUME),--resume) $(ARGS)
+
 robustness: .venv/installed-dev ## plant outliers in the embedded model and compare its exports on 1,000 scenes each
 	OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m benchmarks.robustness
 
 lock: .venv/installed-dev ## pin every version anew, from the .in files
 	.venv/bin/pip install --quiet pip-tools
-	for name in requirements requirements-dev; do \
+	for name in requirements requirements-dev requirements-ray; do \
 	.venv/bin/pip-compile -q --upgrade --strip-extras --no-emit-index-url --no-emit-find-links $$name.in && \
 	sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' $$name.txt || exit; done
 
 clean: ## remove what was made, the trained model excepted
-	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-ray build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/installed: requirements.txt
 	$(if $(PYTHON),,$(error Python 3.11, 3.12 or 3.13 is needed. Install one, or name it: make install PYTHON=/path/to/python3))
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv-ray/installed: requirements.txt requirements-ray.txt
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-ray.txt
 	touch $@
 
 .venv/installed-dev: requirements-dev.txt .venv/installed

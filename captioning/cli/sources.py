@@ -73,7 +73,7 @@ def read_file(path: str, *, max_bytes: int) -> bytes:
     """
     try:
         if path == STANDARD_INPUT:
-            return _within(sys.stdin.buffer.read(max_bytes + 1), max_bytes)
+            return within_limit(sys.stdin.buffer.read(max_bytes + 1), max_bytes)
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
             os.listdir(path)
@@ -82,13 +82,17 @@ def read_file(path: str, *, max_bytes: int) -> bytes:
         if status.st_size > max_bytes:
             raise _too_large(max_bytes)
         with open(path, "rb") as file:
-            return _within(file.read(max_bytes + 1), max_bytes)
+            return within_limit(file.read(max_bytes + 1), max_bytes)
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte in it
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ImageNotFound(f"This cannot be read: {reason}.") from error
 
 
-def _within(data: bytes, max_bytes: int) -> bytes:
+def within_limit(data: bytes, max_bytes: int) -> bytes:
+    """Return a picture's bytes as they are.
+
+    Raises ImageTooLarge where they are over the limit.
+    """
     if len(data) > max_bytes:
         raise _too_large(max_bytes)
     return data
