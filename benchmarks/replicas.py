@@ -28,7 +28,7 @@ from benchmarks.capacity import mean_wait_s, simulate
 from benchmarks.http_client import Answer, Client
 from benchmarks.load import arrivals, at_moments, percentile
 from benchmarks.pictures import numbered, photo
-from benchmarks.server import ROOT, gunicorn
+from benchmarks.server import ROOT, Server, cpu_s, decoder_processes, gunicorn
 
 SETTINGS = {"BATCH_MAX_SIZE": "1", "CACHE_MAX_ENTRIES": "0", "LOG_LEVEL": "WARNING", "NUM_THREADS": "1"}
 
@@ -111,13 +111,23 @@ def stages(answer: Answer) -> dict[str, float]:
     return {name: float(ms) / 1000 for name, ms in re.findall(r"(\w+);dur=([\d.]+)", answer.headers["server-timing"])}
 
 
-async def measure(replicas: list[Uploads], shares: list[float], seconds: float) -> list[float]:
+def processor_s(servers: list[Server]) -> float:
+    """Return the processor time that the workers and their decoder processes have taken so far."""
+    processes = [pid for server in servers for pid in (server.worker, *decoder_processes(server.worker))]
+    return sum(cpu_s(process) for process in processes)
+
+
+async def measure(servers: list[Server], shares: list[float], seconds: float) -> list[float]:
     """Print a row for each share of the time for which the replicas shall be busy; return the first service times."""
+    replicas = [Uploads(server.port) for server in servers]
     await keep_busy(replicas, 3)  # warm
+    before = processor_s(servers)
     service_s = await keep_busy(replicas, seconds)
+    processor = (processor_s(servers) - before) / (len(service_s) + len(servers))
     print(
-        f"{1 / fmean(service_s):.2f} captions a second and replica: {fmean(service_s):.3f} s each, of which half took "
-        f"{percentile(service_s, 25):.3f} to {percentile(service_s, 75):.3f} s.\n",
+        f"{1 / fmean(service_s):.2f} captions a second and replica: one every {fmean(service_s):.3f} s, the middle "
+        f"half after {percentile(service_s, 25):.3f} to {percentile(service_s, 75):.3f} s. Each takes {processor:.3f} s of "
+        f"processor time: {1 / processor:.2f} captions a second for each core.\n",
         flush=True,
     )
     if shares:
@@ -155,7 +165,7 @@ def main() -> None:
     with ExitStack() as running:
         logs = [args.out.with_suffix(f".{number}.log") for number in range(args.replicas)]
         servers = [running.enter_context(gunicorn(settings=settings, log=log)) for log in logs]
-        service_s = asyncio.run(measure([Uploads(server.port) for server in servers], args.busy, args.seconds))
+        service_s = asyncio.run(measure(servers, args.busy, args.seconds))
     args.out.write_text(json.dumps({"engine": args.engine, "model": args.model, "service_s": service_s}) + "\n")
 
 

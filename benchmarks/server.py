@@ -97,6 +97,12 @@ def memory(process: int) -> dict[str, int]:
     return {name.rstrip(":"): int(kilobytes) * 1024 for name, kilobytes, _ in figures}
 
 
+def cpu_s(process: int) -> float:
+    """Return the seconds of processor time that a process has taken so far, all threads together."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime, proc(5)
+
+
 def decoder_processes(parent: int) -> set[int]:
     """Return the process ids of the decoder processes that ``parent`` has started.
 

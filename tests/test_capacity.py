@@ -43,7 +43,7 @@ def test_the_share_that_is_late_is_that_of_a_queue_whose_share_is_known() -> Non
 
 @pytest.mark.parametrize("busy", [0.5, 0.7, 0.9])
 def test_with_measured_times_the_simulation_waits_as_long(busy: float) -> None:
-    took = simulate(*drawn(4 * busy / MEAN, MEASURED, 400_000), 4, at_random)
+    took = simulate(*drawn(4 * busy / MEAN, MEASURED, 200_000), 4, at_random)
     assert fmean(took) - MEAN == pytest.approx(mean_wait_s(busy / MEAN, MEASURED), rel=0.1)
 
 
@@ -52,17 +52,17 @@ def test_with_measured_times_the_simulation_waits_as_long(busy: float) -> None:
 def test_the_formula_promises_no_more_than_the_simulation_holds(busy: float, deadline: int) -> None:
     """Deadlines are in service times. In turns, fewer are late than at random, for which the formula is."""
     expected = late_share(busy / MEAN, MEASURED, deadline * MEAN)
-    random_order = late(simulate(*drawn(4 * busy / MEAN, MEASURED, 400_000), 4, at_random), deadline * MEAN)
-    turns = late(simulate(*drawn(4 * busy / MEAN, MEASURED, 400_000), 4, in_turns), deadline * MEAN)
+    random_order = late(simulate(*drawn(4 * busy / MEAN, MEASURED, 200_000), 4, at_random), deadline * MEAN)
+    turns = late(simulate(*drawn(4 * busy / MEAN, MEASURED, 200_000), 4, in_turns), deadline * MEAN)
     assert turns <= random_order <= 1.3 * expected + 0.001
     assert random_order >= expected / 3 - 0.001
 
 
 def test_no_instance_more_than_needed() -> None:
     needed = instances_for(1000.0, MEASURED, 1.0)
-    assert late(simulate(*drawn(1000.0, MEASURED, 2_000_000), needed, at_random), 1.0) <= 1.3 * LATE_SHARE
+    assert late(simulate(*drawn(1000.0, MEASURED, 500_000), needed, at_random), 1.0) <= 1.3 * LATE_SHARE
     fewer = int(0.95 * needed)
-    assert late(simulate(*drawn(1000.0, MEASURED, 2_000_000), fewer, at_random), 1.0) > LATE_SHARE
+    assert late(simulate(*drawn(1000.0, MEASURED, 500_000), fewer, at_random), 1.0) > LATE_SHARE
 
 
 def test_a_plan_multiplies_out() -> None:
