@@ -25,6 +25,10 @@ SECONDS_PER_DAY = 86_400
 DAYS_PER_MONTH = 365 / 12
 LATE_SHARE = 0.01
 SIMULATED = 50
+_COLUMNS = (
+    *("pictures a day", "peak, 1/s", "instances", "busy", "mean wait, s", "memory, GB"),
+    *("cost of a million", "if scaled", "late: at random", "in turns"),
+)
 
 
 @dataclass(frozen=True)
@@ -135,36 +139,48 @@ def late(seconds: Sequence[float], deadline_s: float) -> float:
     return sum(taken > deadline_s for taken in seconds) / len(seconds)
 
 
+def positive(text: str) -> float:
+    """Read a number above 0.
+
+    Raises:
+        ValueError: it is none.
+    """
+    number = float(text)
+    if not 0 < number < inf:
+        raise ValueError
+    return number
+
+
 def main() -> None:
     """Print a table of plans, each beside what a simulation says of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures-per-day", type=float, nargs="+", required=True)
+    parser.add_argument("--pictures-per-day", type=positive, nargs="+", required=True)
     parser.add_argument(
-        "--peak-to-mean", type=float, default=3, help="pictures a second at the peak, over the day's mean"
+        "--peak-to-mean", type=positive, default=3, help="pictures a second at the peak, over the day's mean"
     )
-    parser.add_argument("--deadline-s", type=float, default=10, help="from a picture's bytes to its caption")
+    parser.add_argument("--deadline-s", type=positive, default=10, help="from a picture's bytes to its caption")
     times = parser.add_mutually_exclusive_group(required=True)
-    times.add_argument("--service-s", type=float, help="seconds a caption of a busy instance, always the same")
+    times.add_argument("--service-s", type=positive, help="seconds a caption of a busy instance, always the same")
     times.add_argument("--measured", type=Path, help="a file of benchmarks.replicas, whose service times are taken")
-    parser.add_argument("--memory-mb", type=float, default=512, help="of an instance")
+    parser.add_argument("--memory-mb", type=positive, default=512, help="of an instance")
     parser.add_argument(
         "--price-per-month", type=float, default=1, help="of an instance; the costs are in its currency"
     )
     args = parser.parse_args()
     service_s = [args.service_s] if args.measured is None else json.loads(args.measured.read_text())["service_s"]
-    print(
-        "| pictures a day | a second at the peak | instances | busy at the peak | mean wait, s | memory, GB "
-        "| cost of a million | if scaled with the load | late, simulated: at random | in turns |\n" + "|---" * 10 + "|"
-    )
+    print("| " + " | ".join(_COLUMNS) + " |\n" + "|---" * len(_COLUMNS) + "|")
     for pictures_per_day in args.pictures_per_day:
-        found = plan(
-            pictures_per_day,
-            peak_to_mean=args.peak_to_mean,
-            deadline_s=args.deadline_s,
-            service_s=service_s,
-            memory_mb=args.memory_mb,
-            price_per_month=args.price_per_month,
-        )
+        try:
+            found = plan(
+                pictures_per_day,
+                peak_to_mean=args.peak_to_mean,
+                deadline_s=args.deadline_s,
+                service_s=service_s,
+                memory_mb=args.memory_mb,
+                price_per_month=args.price_per_month,
+            )
+        except ValueError as error:
+            parser.error(str(error))
         some = min(found.instances, SIMULATED)  # with their share of the pictures
         per_second = found.peak_per_s / found.instances * some
         simulated = [

@@ -124,12 +124,9 @@ async def measure(servers: list[Server], shares: list[float], seconds: float) ->
     before = processor_s(servers)
     service_s = await keep_busy(replicas, seconds)
     processor = (processor_s(servers) - before) / (len(service_s) + len(servers))
-    print(
-        f"{1 / fmean(service_s):.2f} captions a second and replica: one every {fmean(service_s):.3f} s, the middle "
-        f"half after {percentile(service_s, 25):.3f} to {percentile(service_s, 75):.3f} s. Each takes {processor:.3f} s of "
-        f"processor time: {1 / processor:.2f} captions a second for each core.\n",
-        flush=True,
-    )
+    low, high = percentile(service_s, 25), percentile(service_s, 75)
+    print(f"{1 / fmean(service_s):.2f} captions a second and replica, half of them {low:.3f} to {high:.3f} s apart.")
+    print(f"Each took {processor:.3f} s of processor time: {1 / processor:.2f} a second for each core.\n", flush=True)
     if shares:
         print("| busy | offered/s | mean, s | simulated | formula | p95, s | simulated | p99, s | simulated |")
         print("|---" * 9 + "|")
