@@ -3,7 +3,7 @@
 | limit | counts | who finds it full |
 |---|---|---|
 | `requests` | requests under way, and further pictures of bulk requests | is refused at once: it may come again |
-| `urls` | those of them that bring URLs, whose servers may be slow: a quarter is left to uploads | is refused at once |
+| `urls` | those with URLs, whose servers may be slow, and all bulk requests: uploads have a quarter | refused at once |
 | `bodies` | bytes of request bodies, and of what is parsed from them | waits in line |
 | `downloads` | downloads under way | waits in line |
 | `pictures` | bytes of encoded pictures from downloads and data: URLs | waits in line |
@@ -60,6 +60,17 @@ class Permits:
         try:
             with self._within.permit(retry_after_s) if self._within else nullcontext():
                 yield
+        finally:
+            with self._lock:
+                self.in_use -= 1
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Be counted as the holder of a permit, though there be none left: others are then refused the sooner."""
+        with self._lock:
+            self.in_use += 1
+        try:
+            yield
         finally:
             with self._lock:
                 self.in_use -= 1

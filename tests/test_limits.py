@@ -30,6 +30,15 @@ def test_permits_are_counted_and_come_back() -> None:
     assert permits.in_use == 0
 
 
+def test_who_is_counted_is_never_refused_and_leaves_less_to_others() -> None:
+    permits = Permits(2)
+    with permits.counted(), permits.counted(), permits.counted():
+        assert permits.in_use == 3
+        with pytest.raises(Overloaded), permits.permit(lambda: 3.0):
+            pass
+    assert permits.in_use == 0
+
+
 def test_slots_are_handed_out_in_order_of_arrival() -> None:
     slots = Slots(1)
     order: list[int] = []

@@ -95,6 +95,7 @@ def caption_routes(
         with ExitStack() as held:
             asked = receive_bulk(patience.within(settings.request_timeout_s), held.enter_context(limits.bodies.hold()))
             held.enter_context(g.permits.permit(batcher.expected_wait_s))
+            held.enter_context(limits.urls.counted())
 
             def caption_one(given: str | bytes) -> CaptionAnswer:
                 lifecycle.check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -79,6 +80,29 @@ def test_uploads_are_answered_beside_bulks(fast_service: Service) -> None:
         alone = [fast_service.upload(picture) for picture in PICTURES]
         assert [answer.status_code for answer in alone] == [200] * len(PICTURES)
         assert codes([bulk.result(600)]) == {"captioned": 64}
+
+
+def test_several_bulks_leave_room_for_uploads(start_service: Callable[..., Service], int8_folder: Path) -> None:
+    fetching = {"FETCH_ALLOW_PRIVATE_ADDRESSES": "true", "FETCH_ALLOWED_PORTS": "*", "FETCH_TIMEOUT_S": "300"}
+    model = {"ENGINE": "int8", "MODEL_ID": str(int8_folder)}
+    service = start_service(**fetching, **model, MAX_CONCURRENT_REQUESTS="8").wait_until_ready()
+    release = threading.Event()
+
+    def answer(connection: Connection) -> None:
+        connection.read_request()
+        assert release.wait(240)
+        connection.send(http_answer(PICTURES[0]))
+
+    with BadServer(answer) as images, ThreadPoolExecutor(4) as callers:
+        bulks = []
+        for downloads in (2, 4, 6, 6):  # three quarters of the permits
+            bulks.append(callers.submit(ask, service, [images.url(f"/{number}") for number in range(8)]))
+            wait_until(lambda: len(images.requests) == downloads)  # noqa: B023
+        wait_until(lambda: "\ncaptioning_downloads_waiting 1.0\n" in service.get("/metrics").text)
+        assert service.upload(PICTURES[1]).status_code == 200
+        release.set()
+        assert codes([bulk.result(600) for bulk in bulks]) == {"captioned": 32}
+    assert service.stop() == 0
 
 
 def test_a_body_is_charged_what_python_takes_of_it(fast_service: Service) -> None:
