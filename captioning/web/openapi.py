@@ -10,6 +10,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from captioning.errors import CaptioningError, InternalError, MethodNotAllowed, NotFound, Unauthorized
 from captioning.pictures.formats import NAMES
+from captioning.trace import STAGES
 from captioning.web.answers import (
     CaptionAnswer,
     CaptionLine,
@@ -197,7 +198,7 @@ def _schema(model: type[BaseModel]) -> Json:
 
 def _caption_headers() -> Json:
     return {
-        "Server-Timing": _header("fetch, cache, decode, queue and generate, in ms (W3C Server Timing)"),
+        "Server-Timing": _header(f"{', '.join(STAGES)}, in ms (W3C Server Timing)"),
         "X-Cache": _header("hit or miss"),
     }
 

@@ -112,6 +112,7 @@ export class Card {
 
   // The total is what the visitor waited; the stages are the service's part of it.
   #showTiming({ waited, stages, cached }) {
+    stages = stages.filter(({ milliseconds }) => milliseconds >= 0.05);
     const entries = [stageItem("total", waited), ...stages.map(({ name, milliseconds }) => stageItem(name, milliseconds))];
     if (cached) entries.push(badge("from the cache"));
     this.#part(".stages").replaceChildren(...entries);
@@ -148,7 +149,7 @@ function describe({ name, share, error, seconds, tries }) {
 function stageItem(name, milliseconds) {
   const item = document.createElement("li");
   item.dataset.stage = name;
-  item.textContent = `${name} ${milliseconds < 10 ? milliseconds.toFixed(1) : Math.round(milliseconds)} ms`;
+  item.textContent = `${name.replace("_", " ")} ${milliseconds < 10 ? milliseconds.toFixed(1) : Math.round(milliseconds)} ms`;
   return item;
 }
 
