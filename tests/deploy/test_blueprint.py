@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from captioning.model.registry import engine_kind
 from captioning.settings import Settings
 from tests.conftest import ROOT, required_program
 
@@ -88,6 +89,16 @@ def test_the_image_exports_again_only_when_the_export_changes() -> None:
         parents = {path, *(str(parent) for parent in (ROOT / path).relative_to(ROOT).parents)}
         assert copied & (parents - {"."}) or ("captioning/*.py" in stage and path.count("/") == 1), path
     assert not copied & {"captioning", "captioning/web", "captioning/cli", "captioning/fetch", "captioning/server"}
+
+
+def test_the_image_can_be_built_for_an_engine() -> None:
+    """Its last stage begins from the one that is named like the engine, which int8 is by default."""
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    stages = set(re.findall(r"^FROM \S+ AS (\w+)$", dockerfile, re.MULTILINE))
+    assert "\nARG ENGINE=int8\n" in dockerfile
+    for engine in stages - {"libraries", "export"}:
+        assert engine_kind(Settings(engine=engine))
+    assert {path.parent.name for path in (ROOT / "deploy" / "kubernetes").glob("*/kustomization.yaml")} <= stages
 
 
 def test_what_the_image_copies_is_let_through() -> None:
