@@ -134,7 +134,8 @@ class ByteBudget:
 
     Holds grow piece by piece, as bytes arrive. If all of them stopped half-way for want of bytes, none could go on.
     So beside ``limit`` there is a reserve in which the largest hold fits: whoever is first in line moves there when
-    nobody else is in it, finishes, and gives it back. In all, ``limit + largest`` bytes are held at most.
+    nobody else is in it, finishes, and gives it back. In all, ``limit + largest`` bytes are held at most. Those who fit
+    beside the others do not wait behind one that needs the reserve.
 
     The first ``free`` bytes of a hold count for nothing: a request that names a URL does not wait behind those that
     bring pictures.
@@ -183,21 +184,26 @@ class ByteBudget:
         more = self._counted(size) - self._counted(hold.size)
         if hold is not self._in_reserve:
             first = not self._line or self._line[0] is hold
-            if more <= 0 or (first and self._shared + more <= self.limit):
+            may_go_on = first or not self._fits(self._line[0].lacking)
+            if more <= 0 or (may_go_on and self._fits(more)):
                 self._shared += more
             elif first and self._in_reserve is None:
                 self._shared -= self._counted(hold.size)
                 self._in_reserve = hold
             else:
+                hold.lacking = more
                 if hold not in self._line:
                     self._line.append(hold)
                 return False
-        elif more < 0 and self._shared + self._counted(size) <= self.limit:
+        elif more < 0 and self._fits(self._counted(size)):
             self._shared += self._counted(size)  # what is left of it fits beside the others again
             self._in_reserve = None
         hold.size = size
         self._leave_line(hold)
         return True
+
+    def _fits(self, size: int) -> bool:
+        return self._shared + size <= self.limit
 
     def _leave_line(self, hold: ByteHold) -> None:
         if hold in self._line:
@@ -210,6 +216,7 @@ class ByteHold:
 
     def __init__(self, budget: ByteBudget) -> None:
         self.size = 0
+        self.lacking = 0
         self.waited_s = 0.0
         self.largest = budget.largest
         self._budget = budget
@@ -250,6 +257,11 @@ class ByteHold:
         """Give back all but ``size`` bytes, and the place in the line."""
         with self._budget._changed:
             self._budget._try_resize(self, min(size, self.size))
+
+    def give_back(self, size: int) -> None:
+        """Give back ``size`` bytes, or what there is of them."""
+        with self._budget._changed:
+            self._budget._try_resize(self, max(0, self.size - size))
 
     def release(self) -> None:
         """Give back all bytes."""

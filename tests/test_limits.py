@@ -101,26 +101,18 @@ def test_waiting_for_bytes_ends_at_the_deadline() -> None:
     assert budget.in_use == 0
 
 
-def test_a_large_hold_is_not_overtaken_for_ever_by_small_ones() -> None:
+def test_who_fits_does_not_wait_behind_one_that_needs_the_reserve_and_does_not_keep_it_from_that() -> None:
     budget = ByteBudget(100, largest=100)
-    order: list[str] = []
-
-    def take(name: str, size: int) -> None:
-        with budget.hold() as hold:
-            hold.grow(size, PATIENT)
-            order.append(name)
-
-    with ThreadPoolExecutor(2) as pool, ExitStack() as held:
-        for _ in range(2):
-            held.enter_context(budget.hold()).grow(80, PATIENT)
-        large = pool.submit(take, "large", 100)
-        wait_until(lambda: budget.waiting == 1)
-        small = pool.submit(take, "small", 10)
-        wait_until(lambda: budget.waiting == 2)
-        held.close()
-        large.result(60)
-        small.result(60)
-    assert order == ["large", "small"]
+    with ExitStack() as held:
+        first, second, large, small, other = (held.enter_context(budget.hold()) for _ in range(5))
+        assert first.try_grow(80)
+        assert second.try_grow(80)
+        assert not large.try_grow(100)
+        assert small.try_grow(10)
+        second.release()
+        assert other.try_grow(10)
+        assert large.try_grow(100)
+        assert (budget.in_use, budget.waiting) == (200, 0)
 
 
 def test_half_done_holds_that_fill_the_budget_all_finish() -> None:
@@ -185,8 +177,8 @@ def test_small_holds_wait_behind_nobody() -> None:
         second.grow(100, PATIENT)
         assert not third.try_grow(50)
         small.grow(16, LATE)
-        assert not small.try_grow(1)
-        assert (budget.in_use, budget.waiting) == (84 + 84, 2)
+        assert small.try_grow(1)
+        assert (budget.in_use, budget.waiting) == (84 + 84 + 1, 1)
 
 
 def test_whatever_is_taken_given_back_and_given_up_the_count_is_right() -> None:

@@ -34,7 +34,7 @@ _CACHE_RESULTS = ("hit", "miss")
 # Metric -> the limit that it shows (captioning.limits.Limits), and what that counts.
 _LIMITS = {
     "permits": ("requests", "Requests under way"),
-    "url_permits": ("urls", "Requests under way that bring URLs"),
+    "url_permits": ("urls", "Requests under way that bring URLs or several pictures"),
     "body_bytes": ("bodies", "Bytes of request bodies"),
     "downloads": ("downloads", "Downloads under way"),
     "picture_bytes": ("pictures", "Bytes of encoded pictures"),

@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
+from itertools import islice
 from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
 
 from captioning.server.connection import Connection, Phase
@@ -48,6 +49,7 @@ _PIECE = 65_536
 _SWEEP_S = 0.25
 _POLL_BUDGET_S = 0.02
 _ACCEPT_AT_ONCE = 64
+_ASK_AT_ONCE = 64
 
 
 class EventLoop:
@@ -101,10 +103,8 @@ class EventLoop:
         self._listen(bool(self._listeners) and has_room and self._may_accept())
         for key, _ in self._selector.select(min(timeout_s, _POLL_BUDGET_S if self._paused else _SWEEP_S)):
             key.data()
-        for connection, incoming in list(self._paused.items()):
-            self._read_body(connection, incoming)
-            if connection in self._paused:
-                break  # the budget serves in the order in which they came
+        for connection, incoming in list(islice(self._paused.items(), _ASK_AT_ONCE)):
+            self._read_body(connection, incoming)  # it may be a later one whose bytes there are
         if time.monotonic() >= self._sweep_at:
             self._sweep()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack
 from typing import TypeVar
@@ -15,13 +15,13 @@ Result = TypeVar("Result")
 
 
 def each_as_admitted(
-    sources: Sequence[Source],
+    sources: Iterable[Source],
     work: Callable[[Source], Result],
     *,
     permit: Callable[[], AbstractContextManager[None]],
     at_once: int,
 ) -> Generator[tuple[int, Future[Result]]]:
-    """Yield each source's index with its finished future, as soon as it is done.
+    """Yield each source's index with its finished future, as soon as it is done; no source is kept for longer.
 
     Every source in the works has a permit; ``permit`` takes one, or raises Overloaded. The caller holds one, so that a
     request that was let in always gets on; up to ``at_once - 1`` more are taken while they are free, and given back as
@@ -29,6 +29,7 @@ def each_as_admitted(
     Closing the generator starts no more sources and waits for those that run.
     """
     waiting = deque(enumerate(sources))
+    del sources
     running: dict[Future[Result], int] = {}
     extra: list[ExitStack] = []
     with ExitStack() as everything, ThreadPoolExecutor(at_once, thread_name_prefix="bulk") as pool:

@@ -93,11 +93,18 @@ def caption_routes(
     def local_captions() -> Response:
         patience = replace(request_deadline(request, _BULK_PATIENCE_S), interrupt=lifecycle.interrupt)
         with ExitStack() as held:
-            asked = receive_bulk(patience.within(settings.request_timeout_s), held.enter_context(limits.bodies.hold()))
+            body = held.enter_context(limits.bodies.hold())
+            asked = receive_bulk(patience.within(settings.request_timeout_s), body)
             held.enter_context(g.permits.permit(batcher.expected_wait_s))
             held.enter_context(limits.urls.counted())
 
             def caption_one(given: str | bytes) -> CaptionAnswer:
+                try:
+                    return caption_given(given)
+                finally:
+                    body.give_back(len(given))
+
+            def caption_given(given: str | bytes) -> CaptionAnswer:
                 lifecycle.check()
                 patience.check()
                 limit = settings.max_image_bytes
@@ -109,8 +116,9 @@ def caption_routes(
                     picture = EncodedPicture(source, hold)
                     return answer(caption(picture, asked.options, patience, Trace()), asked)
 
+            sources = (asked.sources.pop(0) for _ in range(len(asked.sources)))  # so that nothing else keeps them
             done = each_as_admitted(
-                asked.sources, caption_one, permit=partial(url_permit, g.permits), at_once=settings.bulk_at_once
+                sources, caption_one, permit=partial(url_permit, g.permits), at_once=settings.bulk_at_once
             )
             held.enter_context(closing(done))
             answers = map(partial(_answer, request_id=g.request_id), done)

@@ -105,6 +105,28 @@ def test_several_bulks_leave_room_for_uploads(start_service: Callable[..., Servi
     assert service.stop() == 0
 
 
+def test_a_bulk_gives_its_body_back_picture_by_picture(fast_service: Service) -> None:
+    release = threading.Event()
+
+    def answer(connection: Connection) -> None:
+        connection.read_request()
+        assert release.wait(240)
+        connection.send(http_answer(PICTURES[0]))
+
+    def body_bytes() -> float:
+        lines = fast_service.get("/metrics").text.splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith("captioning_body_bytes_in_use "))
+
+    large = "data:;base64," + base64.b64encode(PICTURES[1] + bytes(3_000_000)).decode()
+    with BadServer(answer) as images, ThreadPoolExecutor(1) as caller:
+        bulk = caller.submit(ask, fast_service, [images.url("/0"), large, large, images.url("/1")])
+        wait_until(lambda: len(images.requests) == 2)
+        wait_until(lambda: body_bytes() == 0)
+        assert not bulk.done()
+        release.set()
+        assert codes([bulk.result(600)]) == {"captioned": 4}
+
+
 def test_a_body_is_charged_what_python_takes_of_it(fast_service: Service) -> None:
     """One wide character in a prompt makes no other body of it."""
     picture = base64.b64encode(PICTURES[0] + bytes(7_000_000)).decode()
