@@ -18,7 +18,7 @@ from captioning.cli.whole_files import CannotWrite
 from captioning.errors import CaptioningError, InvalidParameter, ModelFailed
 from captioning.model.engine import Engine, GenerationOptions
 from captioning.pictures.decoders import Decoders
-from captioning.settings import Settings
+from captioning.settings import Settings, SettingsError
 
 SOME_FAILED = 1
 WRONG_USAGE = 2  # click's own
@@ -121,8 +121,8 @@ def run(
         how = "the same command with --resume goes on" if resumable else "with --output FILE, --resume could go on"
         progress.say(f"Interrupted after {progress.done} of {progress.total}; {how}.")
         return INTERRUPTED
-    except InvalidParameter as error:
-        raise click.UsageError(error.message) from error
+    except (InvalidParameter, SettingsError) as error:
+        raise click.UsageError(str(error)) from error
     except ModelFailed as error:
         progress.say(error.message)
         return MODEL_FAILED

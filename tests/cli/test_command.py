@@ -393,6 +393,12 @@ def test_a_bad_setting_is_named(caption: Caption) -> None:
     assert re.fullmatch(rb"Bad settings\. NUM_BEAMS: [^\n]+\.\n", ran.stderr), ran.stderr
 
 
+def test_an_engine_that_there_is_not_is_wrong_usage(caption: Caption) -> None:
+    ran = caption(SAMPLES[0], ENGINE="int4")
+    assert (ran.returncode, ran.stdout) == (2, b"")
+    assert ran.stderr.endswith(b"Error: Bad settings. ENGINE: must be torch or int8.\n")
+
+
 def test_a_misspelt_setting_is_named_and_the_rest_is_done(caption: Caption) -> None:
     ran = caption(SAMPLES[0], MAX_IMAGE_BYTE="1")
     assert (ran.returncode, ran.stdout) == (0, plain(SAMPLES[0]))
