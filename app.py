@@ -12,6 +12,7 @@ from captioning.cli.command import caption_command
 from captioning.lifecycle import Lifecycle, Readiness
 from captioning.limits import Limits
 from captioning.model.batcher import Batcher
+from captioning.model.registry import export_fidelity, name_and_revision
 from captioning.observe.logs import configure_logging
 from captioning.observe.metrics import Metrics
 from captioning.pictures.decoders import Decoders
@@ -24,7 +25,7 @@ from captioning.web.health_routes import health_routes
 from captioning.web.metrics_routes import measure_requests, metrics_routes
 from captioning.web.page_routes import page_routes
 from captioning.web.request_log import identify_requests
-from model_loader import Captioner, export_fidelity, load_engine, make_captioner, name_and_revision
+from model_loader import Captioner, load_engine, make_captioner
 
 
 def create_app(

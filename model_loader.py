@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
@@ -25,7 +24,6 @@ from captioning.lifecycle import ModelStatus
 from captioning.model.batcher import Batcher
 from captioning.model.engine import Engine, warm_up
 from captioning.model.hub import ModelLoadError, download, find_folder, missing_folder
-from captioning.model.int8.manifest import Fidelity, Manifest
 from captioning.model.registry import engine_kind
 from captioning.observe.logs import adopt_loggers
 from captioning.settings import Settings, SettingsError, load_settings
@@ -110,25 +108,6 @@ def identify(settings: Settings) -> str:
         return settings.engine  # captions stay in this process, which has no other model
     weights = files_sha256(local_folder(settings), engine_kind(settings).weights)
     return f"{settings.engine}:{settings.torch_dtype}:{weights}"
-
-
-def name_and_revision(settings: Settings) -> tuple[str, str | None]:
-    """Return what the model is called; an int8 export is called what it was made from."""
-    manifest = _manifest(settings)
-    return (manifest.source, manifest.revision) if manifest else (settings.model_id, settings.revision)
-
-
-def export_fidelity(settings: Settings) -> Fidelity | None:
-    """Return how near an int8 export came to its float32 model when it was made; none for other engines."""
-    manifest = _manifest(settings)
-    return manifest.fidelity if manifest else None
-
-
-def _manifest(settings: Settings) -> Manifest | None:
-    if settings.engine == "int8":
-        with suppress(ValueError, OSError):  # loading it says what is wrong
-            return Manifest.read(Path(settings.model_id))
-    return None
 
 
 def load_engine(settings: Settings) -> Engine:

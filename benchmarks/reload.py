@@ -9,62 +9,13 @@ import argparse
 import os
 import signal
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import requests
-
 from benchmarks.server import Server, gunicorn
-
-_SAMPLES = Path(__file__).resolve().parent.parent / "models" / "blip-emoji" / "samples"
-
-
-class Load:
-    """Requests at a steady rate, every other one over a kept-alive connection."""
-
-    def __init__(self, url: str, rate: float) -> None:
-        """Prepare ``rate`` requests a second."""
-        self.outcomes: Counter[str] = Counter()
-        self._url = f"{url}/local-caption"
-        self._rate = rate
-        self._picture = next(_SAMPLES.glob("*.jpg")).read_bytes()
-        self._kept = threading.local()
-        self._done = threading.Event()
-        self._callers = ThreadPoolExecutor(100)
-        self._clock = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Load:
-        self._clock.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._clock.join()
-        self._callers.shutdown()
-
-    def _run(self) -> None:
-        due = time.monotonic()
-        number = 0
-        while not self._done.wait(max(0.0, due - time.monotonic())):
-            self._callers.submit(self._ask, number)
-            number += 1
-            due += 1 / self._rate
-
-    def _ask(self, number: int) -> None:
-        if not hasattr(self._kept, "session"):
-            self._kept.session = requests.Session()
-        ask = self._kept.session.post if number % 2 else requests.post
-        body = self._picture + number.to_bytes(4, "big")  # what follows a picture's end makes another of it
-        try:
-            answer = ask(self._url, data=body, headers={"Content-Type": "image/jpeg"}, timeout=60)
-        except requests.RequestException as error:
-            self.outcomes[type(error).__name__] += 1
-        else:
-            self.outcomes["200" if answer.ok else answer.json()["code"]] += 1
+from benchmarks.steady_load import Load, counted
 
 
 class Reloaded:
@@ -149,7 +100,7 @@ def measure(name: str, *, rate: float, settings: dict[str, str]) -> Counter[str]
                 time.sleep(2)
             if server.process.poll() is not None:
                 os.kill(int(pidfile.read_text()), signal.SIGTERM)
-    return load.outcomes
+    return counted(load.outcomes)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +54,13 @@ class Server:
         raise SystemExit(f"The server was not ready within {timeout_s} s.")
 
 
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @contextmanager
 def gunicorn(
     app: str = "wsgi:app",
@@ -61,20 +68,17 @@ def gunicorn(
     settings: Mapping[str, str],
     ready: str | None = "/readyz",
     arguments: tuple[str, ...] = (),
-    cgroup: Path | None = None,
+    box: Sequence[str] = (),
     log: Path | None = None,
+    port: int | None = None,
 ) -> Iterator[Server]:
-    """Serve ``app`` on a free port of loopback, in the environment with ``settings`` on top.
+    """Serve ``app`` on loopback, on a free port unless told which, in the environment with ``settings`` on top.
 
-    Waits until ``ready`` is answered with 200. ``cgroup`` is a file that takes process ids. ``log`` gets what the
-    server says, which else goes where this process's own output goes.
+    Waits until ``ready`` is answered with 200. ``box`` is a command that becomes the command behind it. ``log`` gets
+    what the server says, which else goes where this process's own output goes.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    command = [str(Path(sys.executable).with_name("gunicorn")), "--bind", f"127.0.0.1:{port}", *arguments, app]
-    if cgroup is not None:
-        command = ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(cgroup), *command]
+    port = free_port() if port is None else port
+    command = [*box, str(Path(sys.executable).with_name("gunicorn")), "--bind", f"127.0.0.1:{port}", *arguments, app]
     environment = {**os.environ, **settings, "PORT": str(port)}
     output = None if log is None else log.open("wb")
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)  # noqa: S603

@@ -6,9 +6,10 @@ import sys
 
 from captioning.cli.command import caption_command
 from captioning.cli.run import WRONG_USAGE
+from captioning.model.registry import name_and_revision
 from captioning.observe.logs import configure_logging
 from captioning.settings import SettingsError, load_settings
-from model_loader import load_engine, name_and_revision
+from model_loader import load_engine
 
 
 def main() -> None:

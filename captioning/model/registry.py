@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from captioning.model.int8.manifest import Fidelity, Manifest
 from captioning.settings import MIB, Settings, SettingsError
 
 if TYPE_CHECKING:  # gunicorn's master reads this module, and needs neither numpy nor Pillow
@@ -80,3 +82,22 @@ def engine_kind(settings: Settings) -> EngineKind:
         return _ENGINES[settings.engine]
     except KeyError:
         raise SettingsError(f"Bad settings. ENGINE: must be {' or '.join(_ENGINES)}.") from None
+
+
+def name_and_revision(settings: Settings) -> tuple[str, str | None]:
+    """Return what the model is called; an int8 export is called what it was made from."""
+    manifest = _manifest(settings)
+    return (manifest.source, manifest.revision) if manifest else (settings.model_id, settings.revision)
+
+
+def export_fidelity(settings: Settings) -> Fidelity | None:
+    """Return how near an int8 export came to its float32 model when it was made; none for other engines."""
+    manifest = _manifest(settings)
+    return manifest.fidelity if manifest else None
+
+
+def _manifest(settings: Settings) -> Manifest | None:
+    if settings.engine == "int8":
+        with suppress(ValueError, OSError):  # loading it says what is wrong
+            return Manifest.read(Path(settings.model_id))
+    return None

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 from captioning.limits import Limits
+from captioning.model.registry import name_and_revision
 from captioning.settings import Settings
 
 log = logging.getLogger("captioning.start")
@@ -21,11 +22,13 @@ def log_start(settings: Settings, variables: Iterable[str], addresses: Sequence[
     ``addresses`` and ``workers`` are gunicorn's: GUNICORN_CMD_ARGS and the command line outrank the settings.
     """
     limits = Limits.from_settings(settings)
+    model, revision = name_and_revision(settings)
     log.info(
         "Starting.",
         extra={
-            "model": settings.model_id,
-            "revision": settings.revision,
+            "model": model,
+            "revision": revision,
+            "model_id": settings.model_id,
             "engine": settings.engine,
             "threads": settings.model_threads,
             "workers": workers,

@@ -27,9 +27,10 @@ from PIL import Image
 from pydantic.alias_generators import to_camel
 
 from captioning.cli.command import caption_command
+from captioning.model.registry import name_and_revision
 from captioning.settings import Settings
 from captioning.web.fields import Options
-from model_loader import load_engine, name_and_revision
+from model_loader import load_engine
 from tests.conftest import EMOJI_MODEL, ROOT, SAMPLES, Service
 
 CAPTIONS: dict[str, str] = json.loads((EMOJI_MODEL / "samples" / "captions.json").read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -41,6 +42,13 @@ def test_one_line_at_the_start_says_what_is_in_force(start_service: Callable[...
     assert {name: line[name] for name in expected} == expected
     assert "s3cret" not in service.log.read_text()
     wait_until(lambda: is_there(f"http://[::1]:{service.port}/healthz"))
+
+
+def test_the_line_names_both_an_export_and_the_model_that_it_was_made_from(
+    start_service: Callable[..., Service], int8_folder: Path
+) -> None:
+    (line,) = start_lines(start_service(ENGINE="int8", MODEL_ID=str(int8_folder), API_KEYS="s3cret"))
+    assert (line["model"], line["model_id"]) == (str(EMOJI_MODEL), str(int8_folder))
 
 
 def is_there(url: str) -> bool:
