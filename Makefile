@@ -5,9 +5,9 @@ export PORT ?= 8000
 # Whoever reaches a cluster's ports can run code on it: its own processes and ours show each other a token. Ray reports how
 # it is used to its makers unless it is told not to.
 RAY = RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
-BENCHMARKS = bench-latency bench-batching bench-load bench-memory bench-soak
+BENCHMARKS = bench-latency bench-batching bench-load bench-memory bench-plans bench-soak
 
-.PHONY: help install install-ray caption-dataset demo run test test-fast fuzz lint format train evaluate export fidelity robustness lock clean $(BENCHMARKS)
+.PHONY: help install install-ray caption-dataset demo run test test-fast fuzz lint format train evaluate export fidelity robustness lock clean $(BENCHMARKS) bench-faults
 
 help: ## list what can be made
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -21,7 +21,6 @@ run: .venv/installed ## serve BLIP-base (MODEL_ID=… for another); a first star
 	.venv/bin/gunicorn wsgi:app
 
 test: .venv/installed-dev ## run all tests (up to 30 minutes on 2 cores; test-fast leaves the slow ones out)
-	@echo "All tests take up to 30 minutes on 2 cores; make test-fast leaves out the slow ones."
 	@for program in redis-server chromium node npm; do command -v $$program > /dev/null || \
 	echo "Without $$program, the tests that use it are skipped."; done
 	.venv/bin/pytest
@@ -37,8 +36,7 @@ lint: .venv/installed-dev ## check format, style, types and the direction of imp
 	.venv/bin/mypy . && .venv/bin/lint-imports --no-logo
 
 format: .venv/installed-dev ## put the code into its format
-	.venv/bin/ruff format .
-	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format . && .venv/bin/ruff check --fix .
 
 train: .venv/installed ## train models/blip-emoji from scratch (hours; needs fonts-noto-color-emoji)
 	OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m tools.train_blip_emoji
@@ -56,9 +54,14 @@ bench-latency: ## time the engines on a full-size BLIP-base
 bench-batching: ## time the engines with 1, 2, 4 and 8 pictures at a time
 bench-load: ## offer the service up to four times what it can do, and the plain service of benchmarks/ too
 bench-memory: ## run the int8 service in a memory cgroup (needs root)
+bench-plans: ## measure the plans of the README, in cgroups of their size (needs root)
 bench-soak: ## see whether memory grows over 2,000 mixed requests
 $(BENCHMARKS): bench-%: .venv/installed-dev build/blip-base-int8/int8.json
 	.venv/bin/python -m benchmarks.$*
+
+bench-faults: .venv/installed-dev ## break a dozen things under load, see what callers see (needs root, redis, libfaketime)
+	test -f build/blip-emoji-int8/int8.json || $(MAKE) export MODEL_ID=models/blip-emoji OUT=build/blip-emoji-int8
+	.venv/bin/python -m benchmarks.faults
 
 build/blip-base-int8/int8.json: build/blip-base/config.json
 	.venv/bin/python -m tools.export_int8 --model build/blip-base --out build/blip-base-int8

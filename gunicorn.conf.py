@@ -37,7 +37,9 @@ keepalive = 75  # longer than a proxy's, so that the proxy is the one to close
 graceful_timeout = math.ceil(_settings.request_timeout_s) + 2  # whoever was let in is answered
 # A heartbeat file on a disk can block for as long as the disk does.
 _folders = writable_folders()
-worker_tmp_dir = _folders[0] if _folders else None
+if not _folders:
+    sys.exit("Neither /dev/shm nor the temporary folder can be written to. Make one writable (docker: --tmpfs /tmp).")
+worker_tmp_dir = _folders[0]
 control_socket_disable = True
 logger_class = "captioning.server.logger.GunicornLogger"
 make_metrics_folder(_folders)

@@ -217,8 +217,10 @@ FAULTS = {
     "disks full, worker killed": Fault(
         fill_the_disks, "mount -t tmpfs -o size=16m fault /tmp && mount -t tmpfs -o size=4m fault /dev/shm"
     ),
-    "all disks read-only, worker killed": Fault(
-        kill_a_worker, "for at in / /dev/shm; do mount --bind $at $at && mount -o remount,bind,ro $at; done"
+    "disks read-only but /tmp, worker killed": Fault(
+        kill_a_worker,
+        "for at in / /dev/shm; do mount --bind $at $at && mount -o remount,bind,ro $at; done "
+        "&& mount -t tmpfs fault /tmp",
     ),
     "DNS hangs": Fault(let_names_hang, by_url=True),
     "cache server gone": Fault(stop_the_cache, settings=SHARED_CACHE),

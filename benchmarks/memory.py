@@ -57,31 +57,41 @@ class NoCgroup(Exception):
 
 
 class Cgroup:
-    """A memory cgroup of version 1 or 2, made for one run.
+    """A cgroup of version 1 or 2 that limits memory, and CPU time where told, made for one run.
 
-    Source: Linux, Documentation/admin-guide/cgroup-v1/memory.rst and cgroup-v2.rst.
+    Source: Linux, Documentation/admin-guide/cgroup-v1/memory.rst, cgroup-v2.rst and scheduler/sched-bwc.rst.
     """
 
-    def __init__(self, limit_mib: int | None) -> None:
-        v1, v2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
-        self._v2 = "memory" in _read(v2 / "cgroup.controllers").split()
-        if not self._v2 and not (v1 / "memory.limit_in_bytes").exists():
+    def __init__(self, limit_mib: int | None, cpus: float | None = None) -> None:
+        root = Path("/sys/fs/cgroup")
+        self._v2 = "memory" in _read(root / "cgroup.controllers").split()
+        if not self._v2 and not (root / "memory/memory.limit_in_bytes").exists():
             raise NoCgroup("neither /sys/fs/cgroup/memory (v1) nor a memory controller in /sys/fs/cgroup (v2) is there")
-        self._folder = (v2 if self._v2 else v1) / f"captioning-{os.getpid()}"
+        name = f"captioning-{os.getpid()}"
+        self._folder = root / name if self._v2 else root / "memory" / name
+        limits = {}
+        if limit_mib:
+            limits[self._folder / ("memory.max" if self._v2 else "memory.limit_in_bytes")] = str(limit_mib * MIB)
+        if cpus and self._v2:
+            limits[self._folder / "cpu.max"] = f"{cpus * 100_000:.0f} 100000"
+        elif cpus:
+            limits[root / "cpu" / name / "cpu.cfs_quota_us"] = f"{cpus * 100_000:.0f}"
+        self._folders = {self._folder, *(file.parent for file in limits)}
         try:
             if self._v2:
-                (v2 / "cgroup.subtree_control").write_text("+memory")
-            self._folder.mkdir()
-            if limit_mib:
-                limit = "memory.max" if self._v2 else "memory.limit_in_bytes"
-                (self._folder / limit).write_text(str(limit_mib * MIB))
+                (root / "cgroup.subtree_control").write_text("+memory +cpu" if cpus else "+memory")
+            for folder in self._folders:
+                folder.mkdir()
+            for file, limit in limits.items():
+                file.write_text(limit)
         except OSError as error:
             raise NoCgroup(f"{error.filename}: {error.strerror} (root may be needed)") from error
 
     @property
     def box(self) -> list[str]:
         """Return what becomes the command behind it, inside the group."""
-        return ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(self._folder / "cgroup.procs")]
+        enter = " && ".join(f"echo $$ > {folder}/cgroup.procs" for folder in self._folders)
+        return ["/bin/sh", "-c", f'{enter} && exec "$0" "$@"']
 
     def figures(self) -> dict[str, float]:
         """Return what the kernel counted, in MiB, and how often it ran into the limit."""
@@ -101,10 +111,11 @@ class Cgroup:
 
     def remove(self) -> None:
         """Remove the group; its processes have ended."""
-        for _ in range(50):
+        for folder, _ in itertools.product(self._folders, range(50)):
             try:
-                self._folder.rmdir()
-                return
+                folder.rmdir()
+            except FileNotFoundError:
+                continue
             except OSError:
                 time.sleep(0.1)
 
@@ -194,12 +205,12 @@ def run_worst_case(int8: Path) -> dict[str, dict[str, str]]:
 
 
 @contextmanager
-def grouped(limit_mib: int | None) -> Iterator[tuple[Cgroup, Path]]:
+def grouped(limit_mib: int | None, cpus: float | None = None) -> Iterator[tuple[Cgroup, Path]]:
     """Make a group for a service that starts with no file cached; yield it and the file for the service's log."""
     log = ROOT / "build" / "memory.log"
     subprocess.run([shutil.which("sync") or "sync"], check=True)  # noqa: S603
     Path("/proc/sys/vm/drop_caches").write_text("3")
-    cgroup = Cgroup(limit_mib)
+    cgroup = Cgroup(limit_mib, cpus)
     try:
         yield cgroup, log
     except requests.RequestException as error:
