@@ -59,7 +59,7 @@ bench-soak: ## see whether memory grows over 2,000 mixed requests
 $(BENCHMARKS): bench-%: .venv/installed-dev build/blip-base-int8/int8.json
 	.venv/bin/python -m benchmarks.$*
 
-bench-faults: .venv/installed-dev ## break a dozen things under load, see what callers see (needs root, redis, libfaketime)
+bench-faults: .venv/installed-dev ## break a dozen things under load, see what callers see (needs root, redis-server, cc)
 	test -f build/blip-emoji-int8/int8.json || $(MAKE) export MODEL_ID=models/blip-emoji OUT=build/blip-emoji-int8
 	.venv/bin/python -m benchmarks.faults
 

@@ -6,7 +6,7 @@
 
 Needs root, like benchmarks/memory.py. Captions have 10 tokens. The page cache is dropped before each start. Overload is
 four times as many requests as the plan can do, for half a minute. Every figure is the least of all rounds, in which the
-plans take turns: others on the machine can only add to it. Whoever is neither captioned nor refused ends the run.
+plans take turns: others on the machine can only add to it.
 """
 
 from __future__ import annotations
@@ -70,14 +70,15 @@ def measure(plan: Plan, model: Path) -> dict[str, float]:
                 time.sleep(OVERLOAD_S)
             overloaded = time.perf_counter() - started
         codes = counted(load.outcomes)
-        if cgroup.figures()["killed"] or set(codes) - {"200", "overloaded"}:
-            raise SystemExit(f"{cgroup.figures()}, {codes}:\n{log.read_text()}")
+        if killed := cgroup.figures()["killed"]:
+            raise SystemExit(f"The kernel killed {killed:.0f}: {codes}")
     return {
         "start to ready, s": ready,
         "a caption, s": alone,
         "four at once, s": together,
         "overload: s a caption": overloaded / codes["200"],
         "overload: slowest, s": max(outcome.seconds for outcome in load.outcomes if outcome.code == "200"),
+        "overload: neither captioned nor 429": codes.total() - codes["200"] - codes["overloaded"],
     }
 
 

@@ -27,10 +27,11 @@ from tqdm import tqdm
 from captioning.cli.run import CANNOT_WRITE, INTERRUPTED, MODEL_FAILED, SOME_FAILED, WRONG_USAGE
 from captioning.model.engine import GenerationOptions
 from captioning.model.hub import ModelLoadError
+from captioning.model.registry import name_and_revision
 from captioning.settings import Settings, SettingsError, load_settings
 from distributed.part_captioner import AT_ONCE, PartCaptioner
 from distributed.parts import BadInput, Folder, Table, find_files
-from model_loader import local_folder, name_and_revision
+from model_loader import local_folder
 
 _JOB = "_job.json"  # readers of tables leave out what begins with an underscore
 _PICTURES = "_pictures.parquet"

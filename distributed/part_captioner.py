@@ -14,11 +14,12 @@ from captioning.errors import CaptioningError, MissingImage, Unavailable
 from captioning.model.batcher import Batcher
 from captioning.model.engine import Candidates, GenerationOptions
 from captioning.model.hub import ModelLoadError
+from captioning.model.registry import name_and_revision
 from captioning.observe.logs import configure_logging
 from captioning.pictures.decoders import Decoders
 from captioning.settings import Settings
 from distributed.parts import RESULT_COLUMNS, Folder
-from model_loader import Captioner, load_engine, name_and_revision
+from model_loader import Captioner, load_engine
 
 AT_ONCE = 3
 """Parts that one actor has under way: while a slow image host holds up the end of one, the model captions the next."""
