@@ -27,6 +27,7 @@ from captioning.settings import (
     MAX_NEW_TOKENS_LIMIT,
     NO_REPEAT_NGRAM_SIZE_LIMIT,
     NUM_BEAMS_LIMIT,
+    REPETITION_PENALTY_LEAST,
     REPETITION_PENALTY_LIMIT,
     Settings,
 )
@@ -124,10 +125,10 @@ def caption_command(
     )
     @click.option(
         "--repetition-penalty",
-        type=click.FloatRange(0, REPETITION_PENALTY_LIMIT, min_open=True),
+        type=click.FloatRange(REPETITION_PENALTY_LEAST, REPETITION_PENALTY_LIMIT),
         default=settings.repetition_penalty,
         show_default=True,
-        help="Above 1: words that are in the caption already become less likely.",
+        help="Above 1: words that are in the caption already become less likely; below 1, more likely.",
     )
     @_count("--batch-size", BATCH_SIZE_LIMIT, settings.batch_max_size, "Most pictures in one call of the model.")
     def caption(**arguments: Any) -> None:
