@@ -20,6 +20,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _URL = re.compile(r"(https?)://([^/?#]*)([^?#]*)(\?[^#]*)?(?:#.*)?", re.IGNORECASE | re.DOTALL)
 _AUTHORITY = re.compile(r"(\[.*\]|[^:]*)(?::(.*))?", re.DOTALL)
 _PORT = re.compile(r"0*([0-9]{1,5})")
+_SPACE_IN_HOST = re.compile(r"https?://[^/?#]* ", re.IGNORECASE)
 _REFERENCE = re.compile(r"([^?#]*)(\?[^#]*)?", re.DOTALL)
 _REFUSED = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 # RFC 3986 knows none of these; browsers escape them, and send on what else it does not know, | and [ among it
@@ -83,10 +84,12 @@ def parse_url(text: str) -> Url:
     Raises:
         InvalidImageUrl: it is none that can be fetched.
     """
+    if _SPACE_IN_HOST.match(text):
+        raise InvalidImageUrl("The image's URL holds a space in its host's name; take it out.")
     if " " in text:
         raise InvalidImageUrl("The image's URL holds a space; write it as %20.")
     if _REFUSED.search(text):
-        raise InvalidImageUrl("The image's URL holds a control character.")
+        raise InvalidImageUrl("The image's URL holds a control character, or one half of an emoji.")
     return _parsed(text)
 
 
@@ -113,7 +116,7 @@ def _host_and_port(authority: str, default_port: int) -> tuple[str, int]:
         raise InvalidImageUrl("The image's URL names no valid host.", detail=str(exc)) from exc
     port = _PORT.fullmatch((found and found[2]) or str(default_port))
     if not port or int(port[1]) > 65_535:
-        raise InvalidImageUrl("The image's URL names no valid port.")
+        raise InvalidImageUrl("The image's URL names no valid port; that is a number up to 65535.")
     return host, int(port[1])
 
 

@@ -53,12 +53,16 @@ def source_of(url: str, max_image_bytes: int) -> str | bytes:
         return within_limit(decode_data_url(url), max_image_bytes)
     if not re.match("https?://", url, re.IGNORECASE):
         raise InvalidImageUrl(mistake_in(url))
+    if re.search(r"\shttps?://", url, re.IGNORECASE):
+        raise InvalidImageUrl("imageUrl holds several URLs; send one, or all as imageUrls to POST /local-captions.")
     parse_url(url)
     return url
 
 
 def mistake_in(text: str) -> str:
     """Say what a text is that is no URL, and what to send in its place."""
+    if not text:
+        return "imageUrl is empty; send an http:, https: or data: URL."
     head = text[:2_000]
     known = (sentence for pattern, sentence in _MISTAKES if pattern.match(head))
     return next(known, "imageUrl is not a URL; it must start with http:// or https://.")

@@ -10,6 +10,7 @@ from werkzeug.wrappers import Request
 
 from captioning.deadline import Deadline
 from captioning.errors import InvalidParameter
+from captioning.web.quoting import shown
 
 ARRIVED_AT = "captioning.arrived_at"
 """The WSGI environ's key for the monotonic time at which the headers had arrived."""
@@ -38,7 +39,7 @@ def _wanted_s(request: Request) -> float:
     if value is None:
         return float("inf")
     if not (value.isascii() and value.isdigit() and len(value) < 20 and int(value)):
-        raise InvalidParameter(f"{_HEADER} must be a whole number of milliseconds above 0.")
+        raise InvalidParameter(f"{_HEADER} is {shown(value)}; it must be a whole number of milliseconds above 0.")
     return int(value) / 1000
 
 

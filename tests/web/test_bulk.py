@@ -104,6 +104,11 @@ def test_captions_and_errors_come_in_the_order_asked_for(service: Service, image
     assert first == alone[0]
 
 
+def test_an_empty_url_is_told_so(service: Service) -> None:
+    [output] = ask(service, {"imageUrls": [" "]}).json()["outputs"]
+    assert output == {"error": "imageUrl is empty; send an http:, https: or data: URL.", "code": "invalid_image_url"}
+
+
 def test_options_hold_for_all_pictures(service: Service, image_server: str) -> None:
     url = f"{image_server}/samples/{SAMPLES[0].name}"
     body = {"imageUrls": [url, url], "prompt": "a picture of", "maxNewTokens": 4}
