@@ -7,7 +7,7 @@ export PORT ?= 8000
 RAY = RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 BENCHMARKS = bench-latency bench-batching bench-load bench-memory bench-plans bench-soak
 
-.PHONY: help install install-ray caption-dataset demo run test test-fast fuzz lint format train evaluate export fidelity robustness lock clean $(BENCHMARKS) bench-faults
+.PHONY: help install install-ray serve-ray caption-dataset demo run test test-fast fuzz lint format train evaluate export fidelity robustness lock clean $(BENCHMARKS) bench-faults
 
 help: ## list what can be made
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -70,6 +70,10 @@ build/blip-base/config.json: .venv/installed
 	.venv/bin/python -m benchmarks.make_blip_base --out build/blip-base
 
 install-ray: .venv-ray/installed ## make .venv-ray with what distributed/ needs: the service and Ray
+
+serve-ray: .venv-ray/installed ## serve on Ray, here or on the cluster that RAY_ADDRESS names: port 8000
+	$(RAY) PYTHONPATH=$(CURDIR) RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=distributed.proxy.middlewares \
+	.venv-ray/bin/serve run distributed/serve.yaml
 
 caption-dataset: .venv-ray/installed ## caption a table or folder on all machines of a cluster (INPUT=… OUTPUT=folder; COLUMN=name RESUME=1)
 	$(RAY) .venv-ray/bin/python -m distributed.bulk '$(INPUT)' '$(OUTPUT)' $(if $(COLUMN),--column $(COLUMN)) $(if $(RESUME),--resume) $(ARGS)

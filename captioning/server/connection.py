@@ -144,3 +144,16 @@ class Connection:
             return self.sock.send(data)
         except BlockingIOError:
             return 0
+
+
+def has_hung_up(connection: socket.socket) -> bool:
+    """Tell whether the client has closed its side.
+
+    One that still reads, having closed only its sending half, counts as gone too, as in nginx: the two look the same.
+    """
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

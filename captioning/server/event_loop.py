@@ -224,7 +224,7 @@ class EventLoop:
                 return
             exchange = Exchange(head)
             environ = make_environ(
-                exchange, client=connection.client, server=connection.server, script_name=self._script_name
+                exchange.request, client=connection.client, server=connection.server, script_name=self._script_name
             )
         except BadHttp as error:
             self._refuse(connection, error)

@@ -25,13 +25,13 @@ from typing import Any
 from gunicorn.workers.base import Worker as GunicornWorker
 from gunicorn.workers.workertmp import WorkerTmp
 
-from captioning.server.connection import Connection
+from captioning.server.connection import Connection, has_hung_up
 from captioning.server.event_loop import EventLoop
 from captioning.server.heartbeat import Heartbeat
 from captioning.server.siblings import Siblings
 from captioning.server.wsgi import Answer
 from captioning.web.body import BodyRules
-from captioning.web.request_deadline import ARRIVED_AT, CONNECTION
+from captioning.web.request_deadline import ABANDONED, ARRIVED_AT
 
 GUNICORN_NAMES = {
     "gunicorn.workers.base.Worker": (
@@ -237,7 +237,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]
     def _serve(self, connection: Connection) -> None:
         """Answer one request, in a thread of the pool."""
         exchange, environ = connection.exchange, connection.environ
-        environ[ARRIVED_AT], environ[CONNECTION] = exchange.arrived_at, connection.sock
+        environ[ARRIVED_AT], environ[ABANDONED] = exchange.arrived_at, partial(has_hung_up, connection.sock)
         send = partial(connection.send, wake=partial(self._loop.write_soon, connection))
         answer = Answer(exchange, send, close=self._closing or not (self._may_serve and exchange.complete))
         try:

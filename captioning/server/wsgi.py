@@ -9,19 +9,20 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+import h11
+
 from captioning.server.exchange import BadHttp, Exchange
 
 Environ = dict[str, Any]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 
-def make_environ(exchange: Exchange, *, client: Any, server: Any, script_name: str) -> Environ:
+def make_environ(request: h11.Request, *, client: Any, server: Any, script_name: str) -> Environ:
     """Describe the request; ``script_name`` is the prefix of all paths that are served.
 
     Raises:
         BadHttp: the path is not below the prefix.
     """
-    request = exchange.request
     target = request.target.decode("ascii").partition("#")[0]
     if not target.startswith(("/", "*")):
         target = "/" + target.partition("://")[2].partition("/")[2]  # the absolute form (RFC 9112, section 3.2.2)

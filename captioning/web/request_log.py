@@ -31,7 +31,7 @@ def identify_requests(app: Flask) -> None:
         g.started = request.environ.get(ARRIVED_AT, time.monotonic())
         given = request.headers.get("X-Request-Id", "")
         g.trace_context = trace_fields(request.headers.get("traceparent", ""))
-        g.request_id = given if _SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        g.request_id = given if is_sane_request_id(given) else uuid.uuid4().hex
 
     @app.after_request
     def add_headers(response: Response) -> Response:
@@ -47,6 +47,11 @@ def identify_requests(app: Flask) -> None:
         started = g.started
         when_answered(response, lambda: _log_request(fields, time.monotonic() - started))
         return response
+
+
+def is_sane_request_id(given: str) -> bool:
+    """Tell whether a caller's id may stand in answers and in the log."""
+    return _SANE_REQUEST_ID.fullmatch(given) is not None
 
 
 def when_answered(response: Response, observe: Callable[[], object]) -> None:

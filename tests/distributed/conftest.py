@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+import yaml
 
-from tests.conftest import EMOJI_MODEL, ROOT, free_port, wait_until
+from tests.conftest import EMOJI_MODEL, ROOT, Service, free_port, wait_until
 
 PYTHON = ROOT / ".venv-ray" / "bin" / "python"
 _READ = """
@@ -77,10 +79,19 @@ class Cluster:
             "RAY_AUTH_TOKEN": self.token,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ADDRESS": self.address,
+            "PYTHONPATH": str(ROOT),
+            "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "distributed.proxy.middlewares",
             "MODEL_ID": str(EMOJI_MODEL),
             "PYTHONUNBUFFERED": "1",
         }
-        head = ["--head", f"--port={port}", f"--temp-dir={self.folder}", "--node-ip-address=127.0.0.1"]
+        self._metrics_port = free_port()
+        head = [
+            f"--metrics-export-port={self._metrics_port}",
+            "--head",
+            f"--port={port}",
+            f"--temp-dir={self.folder}",
+            "--node-ip-address=127.0.0.1",
+        ]
         self.nodes = [Node(self, *head, f"--dashboard-port={dashboard}", *self._size(cpus))]
         wait_until(lambda: self.alive() == 1)
 
@@ -121,6 +132,33 @@ class Cluster:
         """What the commands have written."""
         return self.folder / "log"
 
+    def replicas(self) -> dict[int, str]:
+        """Return the state of each replica of the application, by its process, as Serve knows it."""
+        answer = requests.get(
+            f"{self.dashboard}/api/serve/applications/", headers={"Authorization": f"Bearer {self.token}"}, timeout=60
+        )
+        applications = answer.json()["applications"]
+        deployments = applications["captioning"]["deployments"] if "captioning" in applications else {}
+        return {
+            replica["pid"]: replica["state"]
+            for deployment in deployments.values()
+            for replica in deployment["replicas"]
+            if replica.get("pid")  # one that waits for a machine has none
+        }
+
+    def metrics(self) -> str:
+        """Return what the first machine shows Prometheus."""
+        return requests.get(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=60).text
+
+    def running(self) -> list[int]:
+        """Return the processes of the replicas that answer."""
+        return [pid for pid, state in self.replicas().items() if state == "RUNNING"]
+
+    def machine_of(self, pid: int) -> Node:
+        """Return the machine on which a process runs."""
+        (machine,) = (node for node in self.nodes if pid in node.processes())
+        return machine
+
     def processes(self, name: str) -> list[int]:
         """Return the processes of all machines whose command line has this in it."""
         return [pid for node in self.nodes for pid in node.processes(name)]
@@ -154,6 +192,45 @@ def start_cluster() -> Iterator[Callable[..., Cluster]]:
     yield start
     for cluster in started:
         cluster.stop()
+
+
+class RayService(Service):
+    """The application of distributed/serve.yaml on a cluster, with other arguments and settings."""
+
+    def __init__(self, cluster: Cluster, *, arguments: dict[str, Any], **environment: str) -> None:
+        """Deploy it; `wait_until_ready` waits for it."""
+        self.cluster = cluster
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = cluster.log
+        self.model = {"MODEL_ID": str(EMOJI_MODEL), "ENGINE": "torch", **environment}
+        self._config = yaml.safe_load((ROOT / "distributed" / "serve.yaml").read_text())
+        self._config["proxy_location"] = "HeadOnly"  # two of them on one address would want the same port
+        self._config["http_options"] |= {"host": "127.0.0.1", "port": self.port}
+        (application,) = self._config["applications"]
+        application["args"] |= arguments
+        application["runtime_env"] = {"env_vars": environment}
+        self.deploy()
+
+    def deploy(self, **environment: str) -> None:
+        """Deploy it as it is, or with other settings too."""
+        self._config["applications"][0]["runtime_env"]["env_vars"] |= environment
+        file = self.cluster.folder / "serve.yaml"
+        file.write_text(yaml.safe_dump(self._config))
+        deployed = self.cluster.run("-m", "ray.serve.scripts", "deploy", "-a", self.cluster.dashboard, str(file))
+        assert deployed.returncode == 0, deployed.stderr
+
+    def wait_until_ready(self, timeout_s: float = 120) -> RayService:
+        """Wait until the first replica answers."""
+
+        def ready() -> bool:
+            try:
+                return self.get("/readyz").status_code == 200
+            except requests.ConnectionError:
+                return False  # the proxy has not started
+
+        wait_until(ready, timeout_s)
+        return self
 
 
 def read_table(folder: Path) -> list[dict[str, Any]]:

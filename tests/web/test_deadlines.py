@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ from werkzeug.wrappers import Request
 
 from captioning.deadline import Deadline
 from captioning.errors import DeadlineExceeded, InvalidParameter
-from captioning.web.request_deadline import ARRIVED_AT, CONNECTION, request_deadline
+from captioning.server.connection import has_hung_up
+from captioning.web.request_deadline import ABANDONED, ARRIVED_AT, request_deadline
 from tests.bad_servers import BadServer, Connection, say_nothing
 from tests.conftest import SAMPLES, Service, wait_until
 
@@ -51,7 +53,7 @@ def connection() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def deadline_of(server: socket.socket) -> Deadline:
-    return request_deadline(request(**{CONNECTION: server}), 30)
+    return request_deadline(request(**{ABANDONED: partial(has_hung_up, server)}), 30)
 
 
 def test_a_request_has_the_time_of_the_settings() -> None:
