@@ -9,21 +9,20 @@ from __future__ import annotations
 import errno
 import logging
 import math
-import os
 import socket
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from itertools import islice
-from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
+from selectors import EVENT_READ, EVENT_WRITE
 
 from captioning.server.connection import Connection, Phase
 from captioning.server.exchange import BadHttp, Exchange
 from captioning.server.incoming_body import IncomingBody
+from captioning.server.poller import Poller
 from captioning.server.refusals import refusal
 from captioning.server.wsgi import Environ, make_environ
 from captioning.web.body import ARRIVED_BODY, BodyRules
@@ -85,12 +84,8 @@ class EventLoop:
         self._working_pipelined: set[Connection] = set()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="request")
         self._pipelined = ThreadPoolExecutor(PIPELINED_THREADS, thread_name_prefix="pipelined")
-        self._selector = DefaultSelector()
-        self._callbacks: deque[Callable[[], None]] = deque()
-        self._woken, self.waker = os.pipe()
-        os.set_blocking(self._woken, False)
-        os.set_blocking(self.waker, False)
-        self._selector.register(self._woken, EVENT_READ, self._run_callbacks)
+        self._poller = Poller()
+        self.waker = self._poller.waker
         self._sweep_at = 0.0
 
     # What the worker asks for, in the main thread.
@@ -101,8 +96,7 @@ class EventLoop:
             self._make_room()
         has_room = len(self._connections) < self.max_connections
         self._listen(bool(self._listeners) and has_room and self._may_accept())
-        for key, _ in self._selector.select(min(timeout_s, _POLL_BUDGET_S if self._paused else _SWEEP_S)):
-            key.data()
+        self._poller.poll(min(timeout_s, _POLL_BUDGET_S if self._paused else _SWEEP_S))
         for connection, incoming in list(islice(self._paused.items(), _ASK_AT_ONCE)):
             self._read_body(connection, incoming)  # it may be a later one whose bytes there are
         if time.monotonic() >= self._sweep_at:
@@ -130,20 +124,6 @@ class EventLoop:
         """Tell whether there is any client to whom something is owed."""
         return bool(self._working or self._connections)
 
-    # What threads ask for.
-
-    def _call_soon(self, callback: Callable[[], None]) -> None:
-        """Have something called in the main thread."""
-        self._callbacks.append(callback)
-        with suppress(BlockingIOError):  # it is full of reasons to wake up
-            os.write(self.waker, b"x")
-
-    def _run_callbacks(self) -> None:
-        with suppress(BlockingIOError):
-            os.read(self._woken, 4096)
-        while self._callbacks:
-            self._callbacks.popleft()()
-
     # A connection's life, phase by phase.
 
     def _listen(self, listening: bool) -> None:
@@ -152,10 +132,9 @@ class EventLoop:
         self._listening = listening
         for listener in self._listeners:
             if listening:
-                listener.setblocking(False)
-                self._selector.register(listener, EVENT_READ, partial(self._accept, listener))
+                self._poller.listen(listener, partial(self._accept, listener))
             else:
-                self._selector.unregister(listener)
+                self._poller.stop_listening(listener)
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_ACCEPT_AT_ONCE):
@@ -181,15 +160,7 @@ class EventLoop:
         self._watch(connection, events)
 
     def _watch(self, connection: Connection, events: int) -> None:
-        if events == connection.events:
-            return
-        if not events:
-            self._selector.unregister(connection)
-        elif connection.events:
-            self._selector.modify(connection, events, partial(self._ready, connection))
-        else:
-            self._selector.register(connection, events, partial(self._ready, connection))
-        connection.events = events
+        self._poller.watch(connection, events, partial(self._ready, connection))
 
     def _ready(self, connection: Connection) -> None:
         if connection.closed:
@@ -300,11 +271,11 @@ class EventLoop:
             self._working_pipelined.add(connection)
         threads = self._pipelined if pipelined else self._threads
         done = threads.submit(self._serve, connection)
-        done.add_done_callback(lambda future: self._call_soon(partial(self._answered, connection, future)))
+        done.add_done_callback(lambda future: self._poller.call_soon(partial(self._answered, connection, future)))
 
     def write_soon(self, connection: Connection) -> None:
         """Have what a thread could not send sent from here, as the client takes it."""
-        self._call_soon(partial(self._watch_writes, connection))
+        self._poller.call_soon(partial(self._watch_writes, connection))
 
     def _watch_writes(self, connection: Connection) -> None:
         if connection.unsent and not connection.closed:
