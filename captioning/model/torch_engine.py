@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, BlipForConditionalGeneration, StoppingCriteria
 from transformers.utils import logging as transformers_logging
 
@@ -27,9 +28,12 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
         ValueError: weights are missing from the checkpoint.
         OSError: a file is missing or broken.
     """
-    loaded: Any = BlipForConditionalGeneration.from_pretrained(
-        folder, local_files_only=True, dtype=dtype, output_loading_info=True
-    )
+    try:
+        loaded: Any = BlipForConditionalGeneration.from_pretrained(
+            folder, local_files_only=True, dtype=dtype, output_loading_info=True
+        )
+    except SafetensorError as error:
+        raise OSError(f"its weights are broken: {error}") from error
     model, loading = loaded
     if missing := sorted(loading["missing_keys"]):
         raise ValueError(f"the checkpoint lacks {len(missing)} of BLIP's weights, {missing[0]} among them")

@@ -212,9 +212,11 @@ class RayService(Service):
         application["runtime_env"] = {"env_vars": environment}
         self.deploy()
 
-    def deploy(self, **environment: str) -> None:
-        """Deploy it as it is, or with other settings too."""
-        self._config["applications"][0]["runtime_env"]["env_vars"] |= environment
+    def deploy(self, arguments: dict[str, Any] | None = None, **environment: str) -> None:
+        """Deploy it as it is, or with other arguments and settings too."""
+        (application,) = self._config["applications"]
+        application["args"] |= arguments or {}
+        application["runtime_env"]["env_vars"] |= environment
         file = self.cluster.folder / "serve.yaml"
         file.write_text(yaml.safe_dump(self._config))
         deployed = self.cluster.run("-m", "ray.serve.scripts", "deploy", "-a", self.cluster.dashboard, str(file))

@@ -187,6 +187,32 @@ def test_a_cluster_that_is_too_small_is_refused(cluster: Cluster, tmp_path: Path
     assert "The cluster is too small: 40 actors of 1 CPUs each are wanted" in finished.stderr
 
 
+def test_a_broken_model_ends_the_job_with_a_sentence(cluster: Cluster, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for path in EMOJI_MODEL.glob("*.json"):
+        (model / path.name).write_bytes(path.read_bytes())
+    (model / "model.safetensors").write_bytes(b"no weights")
+    finished = cluster.run(*job(write_csv(tmp_path), tmp_path / "out"), MODEL_ID=str(model))
+    assert finished.returncode == 3
+    last = finished.stderr.splitlines()[-1]
+    assert last.startswith(f"The job stopped: The model {model} cannot be loaded: its weights are broken")
+
+
+def test_the_output_of_another_job_is_left_alone(cluster: Cluster, tmp_path: Path) -> None:
+    table, target = write_csv(tmp_path), tmp_path / "out"
+    assert cluster.run(*job(table, target)).returncode == 0
+    before = parts(target)
+    with table.open("a") as file:
+        file.write(f"more,{SAMPLES[0]}\n")
+    for changed, environment in (("input", {}), ("options", {"NUM_BEAMS": "2"})):
+        finished = cluster.run(*job(table, target, "--resume"), **environment)
+        assert finished.returncode == 2
+        assert "The output is another job's" in finished.stderr
+        assert changed in finished.stderr
+    assert parts(target) == before
+
+
 def write_csv(folder: Path) -> Path:
     with (folder / "in.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["note", "image"], *([path.stem, path] for path in SAMPLES)])

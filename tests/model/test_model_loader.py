@@ -156,6 +156,16 @@ def test_weights_that_are_not_all_there_are_refused(tmp_path: Path) -> None:
         load_engine(Settings(model_id=str(tmp_path)))
 
 
+@pytest.mark.parametrize("length", [0, 4, 1_000, 100_000])
+def test_a_cut_file_of_weights_is_refused(tmp_path: Path, length: int) -> None:
+    for path in EMOJI_MODEL.glob("*.json"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    whole = (EMOJI_MODEL / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[:length])
+    with pytest.raises(ModelLoadError, match="cannot be loaded: its weights are broken"):
+        load_engine(Settings(model_id=str(tmp_path)))
+
+
 def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
     for path in EMOJI_MODEL.glob("*.json"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
