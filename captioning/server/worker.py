@@ -78,12 +78,13 @@ class Worker(GunicornWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        struct.pack_into("d", _last_fork_at, 0, time.monotonic())  # gunicorn makes this object in the master
+        self._forked_at = time.monotonic()  # gunicorn makes this object in the master
+        struct.pack_into("d", _last_fork_at, 0, self._forked_at)
         self.tmp.close()
         self.tmp = Heartbeat(self.cfg)
         self._has_successor = mmap.mmap(-1, 1)  # shared with the master, which forks this process
         self._interrupted = False
-        self._told_to_leave = False
+        self._told_at = math.inf
         self._closing = False
         self._may_serve = False
         self._last_call_at = math.inf
@@ -113,7 +114,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Leave."""
-        self._told_to_leave = True
+        self._told_at = min(self._told_at, time.monotonic())
         self.alive = False
 
     def handle_quit(self, sig: int, frame: Any) -> None:
@@ -184,8 +185,10 @@ class Worker(GunicornWorker):  # type: ignore[misc]
             return True
         if not (self._may_serve and self.waits_for_successor) or self._interrupted:
             return False
-        if self._told_to_leave:
+        if self._told_at < math.inf:
             (expected_since,) = struct.unpack_from("d", _last_fork_at)
+            if expected_since == self._forked_at and not self._siblings.any_staying():
+                return False  # nobody was forked after this one
         else:
             expected_since = time.monotonic()
             if not self._siblings.any_staying():  # gunicorn would start the next one only when this one has gone
@@ -204,22 +207,24 @@ class Worker(GunicornWorker):  # type: ignore[misc]
         self._loop.stop_accepting()
         self._closing = True
         kept_until = time.monotonic() + _KEPT_ALIVE_S
-        end = self._end_of_grace()
+        end = self._end_of_grace(time.monotonic())
         while self._loop.busy and time.monotonic() < end:
             if time.monotonic() > kept_until:
                 self._loop.close_idle()
             self._turn(0.1)
 
-    def _end_of_grace(self) -> float:
+    def _end_of_grace(self, since: float) -> float:
         """Return when the process ends at the latest, and have the last call made in time for answers before that."""
         grace = self.cfg.graceful_timeout
-        end = time.monotonic() + grace
+        end = since + grace
         self._last_call_at = end - min(_LAST_ANSWERS_S, grace / 2)
         return float(end)
 
     def _drain(self) -> None:
         """Finish what was accepted; tell newcomers to come again until then, and for a moment more."""
-        end = self._end_of_grace()
+        # The master counts from when it told this process, which may have waited for a successor since.
+        now = time.monotonic()
+        end = self._end_of_grace(max(now - _SUCCESSOR_S, min(now, self._told_at)))
         self._closing = True
         accepted = set(self._loop.accepted())
         self._siblings.say_closed()
