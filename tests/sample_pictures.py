@@ -173,6 +173,9 @@ RARE_SAMPLES: dict[str, bytes] = {
         for adam7 in (False, True)
     },
     "png with a colour key": png(np.zeros((4, 4, 3)), bits=8, colour=2, extra=[(b"tRNS", bytes(6))]),
+    "png with a colour key of 16 bits": png(
+        np.eye(4)[..., None].repeat(3, 2), bits=16, colour=2, extra=[(b"tRNS", bytes(6))]
+    ),
     "jpeg grey": encoded(_GREY, "JPEG"),
     "jpeg 4:4:4, restart markers": encoded(quadrants(), "JPEG", subsampling=0, restart_marker_rows=1),
     "jpeg cmyk, progressive": encoded(quadrants().convert("CMYK"), "JPEG", progressive=True),
@@ -183,6 +186,9 @@ RARE_SAMPLES: dict[str, bytes] = {
     "gif disposing": encoded(quadrants(), "GIF", save_all=True, append_images=[_SECOND], disposal=2),
     "bmp 1 bit": encoded(quadrants().convert("1"), "BMP"),
     "bmp alpha": encoded(_ALPHA, "BMP"),
+    "bmp of 16 bits": bmp(9, 7, 16, 0, bytes(range(140))),
+    "bmp bit fields": bmp(9, 7, 16, 3, bytes(range(140)), after=struct.pack("<4I", 0xF00, 0xF0, 0xF, 0xF000), size=56),
+    "bmp of 10 bits": bmp(9, 7, 32, 3, bytes(252), after=struct.pack("<3I", 0x3FF00000, 0xFFC00, 0x3FF)),
     "bmp rle8": rle_bmp(48, 32, b"\x20\x05\0\x03\1\2\3\0\0\0" * 32 + b"\0\1"),
     "bmp rle4": rle_bmp(48, 32, b"\x20\x5a\0\2\3\0\0\0" * 32 + b"\0\1", RLE4),
     "webp alpha": encoded(_ALPHA, "WEBP", exif=exif(8), xmp=b"<x/>", icc_profile=bytes(300)),

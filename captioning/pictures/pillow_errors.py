@@ -30,8 +30,8 @@ PILLOW_ERRORS = (
     ImageCms.PyCMSError,  # LAB conversion
 )
 _UNSUPPORTED = re.compile(r"unsupported|not( yet)? supported|cannot handle|ftyp", re.IGNORECASE)
-# A TIFF that lost tags with its end looks like one of a rare kind.
-_DAMAGED_OR_UNSUPPORTED = re.compile(r"unknown (pixel mode|data organization)")
+# Of a TIFF: the scan has refused those that lost tags.
+_UNSUPPORTED_KIND = re.compile(r"unknown (pixel mode|data organization)")
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def translated_errors() -> Iterator[None]:
     except PILLOW_ERRORS as error:
         if _UNSUPPORTED.search(str(error)):
             raise UnsupportedImage(detail=repr(error)) from error
-        sentence = None
-        if _DAMAGED_OR_UNSUPPORTED.search(str(error)):
-            sentence = "The image is damaged, or of a rare kind that is not supported; save it as PNG."
-        raise CorruptImage(sentence, detail=repr(error)) from error
+        if _UNSUPPORTED_KIND.search(str(error)):
+            sentence = "TIFF images of this kind (depth, samples or colours) are not supported; save it as PNG."
+            raise UnsupportedImage(sentence, detail=repr(error)) from error
+        raise CorruptImage(detail=repr(error)) from error

@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 
 _NOBODY = 65_534
+_CPU_S = 3600
+"""Of all pictures together; whoever takes a codec over can switch off the timer of one picture, but not this limit."""
 
 # From linux/prctl.h.
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
@@ -88,6 +90,7 @@ def enter(address_space_bytes: int) -> None:
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_NPROC: 0,
         resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_CPU: _CPU_S,
     }
     for kind, limit in limits.items():
         resource.setrlimit(kind, (limit, limit))

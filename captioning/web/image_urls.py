@@ -6,12 +6,13 @@ import re
 
 from captioning.errors import ImageTooLarge, InvalidImageUrl
 from captioning.fetch.urls import parse_url
+from captioning.pictures.formats import ENDINGS
 from captioning.web.data_urls import decode_data_url, is_data_url
 
 _UPLOAD = "send the picture itself, with curl -F image=@photo.jpg"
 _NO_SCHEME = "imageUrl has no scheme; put https:// in front of it."
 _HOST = r"(?:(?:[\w-]++\.)++[a-z]{2,}|(?:\d{1,3}\.){3}\d{1,3}|localhost)(?::\d+)?"
-_PICTURE_FILE = r"[^:?#]*\.(?:jpe?g|png|webp|gif|bmp|tiff?|avif|heic)\Z"
+_PICTURE_FILE = rf"[^:?#]*(?:{'|'.join(map(re.escape, (*ENDINGS, '.heic')))})\Z"
 
 # What people send in place of a URL, with what to change. The first that fits counts.
 _MISTAKES = [

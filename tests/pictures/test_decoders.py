@@ -371,6 +371,7 @@ def test_the_kernel_limits_it_even_where_no_filter_is_allowed(decoders: Decoders
         lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
         hard = {line[:25].strip(): line[47:68].strip() for line in lines[1:]}
         assert hard["Max open files"] == "4"
+        assert hard["Max cpu time"] == "3600"
         assert hard["Max file size"] == hard["Max core file size"] == hard["Max processes"] == "0"
         assert LIMITS["memory_bytes"] < int(hard["Max address space"]) < LIMITS["memory_bytes"] + 300 * MIB
         status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())

@@ -293,3 +293,36 @@ def test_a_profile_behind_a_bmp() -> None:
         data = b"BM" + struct.pack("<IHHI", 138 + len(rows), 0, 0, 138) + header + colours + rows + profile
         assert len(header + colours) == 124
         assert_same(data)
+
+
+def _vp8x(flags: int, width: int = 48, height: int = 32) -> tuple[bytes, bytes]:
+    return b"VP8X", struct.pack("<I", flags) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+
+
+def _frame(left: int, top: int, picture: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    places = b"".join(number.to_bytes(3, "little") for number in (left // 2, top // 2, 47, 31, 100))
+    return b"ANMF", places + b"\0" + riff([picture])[12:]
+
+
+ANIM = (b"ANIM", struct.pack("<IH", 0xFF0000FF, 0))
+
+
+@pytest.mark.parametrize("name", ["webp", "webp lossless"])
+def test_flags_of_a_webp_that_disagree_with_what_is_there(name: str) -> None:
+    # Told by the kind of chunk, whatever the header says.
+    picture = next(chunk for chunk in riff_chunks(SAMPLES[name]) if chunk[0] in (b"VP8 ", b"VP8L"))
+    expected = decode_image(riff([picture]))
+    for flags in range(0, 64, 2):
+        assert_same(riff([_vp8x(flags), picture]), expected)
+        assert_same(riff([_vp8x(flags), ANIM, _frame(0, 0, picture)]), expected)
+        assert_same(riff([_vp8x(flags), _frame(0, 0, picture)]), expected)
+        assert_same(riff([_vp8x(flags), picture, ANIM, _frame(0, 0, picture)]), expected)
+    assert_same(riff([picture, _vp8x(0x02)]), expected)
+
+
+@pytest.mark.parametrize("flags", [0x02, 0x12, 0])
+def test_around_a_small_first_frame_of_a_webp_is_white(flags: int) -> None:
+    picture = next(chunk for chunk in riff_chunks(SAMPLES["webp lossless"]) if chunk[0] == b"VP8L")
+    expected = np.full((60, 80, 3), 255)
+    expected[8:40, 10:58] = UPRIGHT
+    assert_same(riff([_vp8x(flags, 80, 60), ANIM, _frame(10, 8, picture)]), expected)

@@ -258,3 +258,36 @@ def test_the_instance_that_was_captioned_wrongly() -> None:
     for order in "<>":
         found = decode_image(write_tiff(samples, 16, Layout(order=order, planar=2), {262: [2]}))
         assert np.abs(np.asarray(found, dtype=float) - samples / 257).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("bits", "count", "photometric", "sample_format"),
+    [
+        (32, 3, 2, 3),  # floating colour
+        (16, 1, 1, 3),
+        (64, 1, 1, 3),
+        (16, 3, 8, 1),  # Lab of 16 bits
+        (8, 3, 9, 1),
+        (16, 3, 6, 1),  # YCbCr of 16 bits
+        (8, 2, 5, 1),  # two inks
+        (32, 3, 2, 1),
+        (8, 1, 4, 1),
+        (16, 1, 32803, 1),
+    ],
+)
+def test_sound_files_of_rare_kinds_are_not_called_damaged(
+    bits: int, count: int, photometric: int, sample_format: int
+) -> None:
+    samples = np.zeros((HEIGHT, WIDTH, count), np.uint64 if bits == 64 else np.int64)
+    tags = {262: [photometric], 339: [sample_format] * count}
+    with pytest.raises(UnsupportedImage, match="of this kind"):
+        decode_image(write_tiff(samples, bits, Layout(), tags))
+
+
+def test_tags_that_are_cut_off_make_no_other_kind() -> None:
+    samples = np.round(waves(3) * 255).astype(np.int64)
+    data = write_tiff(samples, 8, Layout(planar=2), {262: [2], 339: [1] * 3})
+    directory = struct.unpack_from("<I", data, 4)[0]
+    for kept in range(directory, len(data), 3):
+        with pytest.raises(CorruptImage):
+            decode_image(data[:kept])

@@ -14,6 +14,7 @@ from captioning.pictures.scan.limits import MAX_PARTS, MISSING_SHARE
 _TIFF_CODES = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8, 17: 8}
 _TIFF_STRIPS, _TIFF_TILES = (273, 279), (324, 325)
+_TIFF_KIND = {258, 259, 262, 277, 284, 317, 338, 339}
 _TIFF_PIXELS = {
     *(256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320),
     *(322, 323, 324, 325, 332, 338, 339, 347, 529, 530, 531, 532),
@@ -24,7 +25,8 @@ _TIFF_PIXELS = {
 def essential(data: bytes, filler: bytes) -> bytes:
     """Keep the first directory's tags about pixels, by a directory of these alone behind the data.
 
-    Raises CorruptImage where a tag has more than MAX_PARTS values, as a list of strips may.
+    Raises CorruptImage where a tag has more than MAX_PARTS values, as a list of strips may; and where tags or their
+    values are missing, without which a picture looks like one of another kind.
     """
     order = "<" if data[:2] == b"II" else ">"
     big = 43 in data[2:4]
@@ -45,6 +47,9 @@ def essential(data: bytes, filler: bytes) -> bytes:
     if any(number > MAX_PARTS for _, number, _ in entries.values()):
         raise CorruptImage(detail=f"a TIFF with more than {MAX_PARTS} values in a tag")
 
+    if len(listed) < step * count:
+        raise CorruptImage(detail="a TIFF without all its tags")
+
     def numbers(tag: int) -> tuple[int, ...]:
         kind, number, value = entries.get(tag, (3, 0, b""))
         size = number * _TIFF_BYTES[kind]
@@ -54,6 +59,8 @@ def essential(data: bytes, filler: bytes) -> bytes:
         code = _TIFF_CODES.get(kind)
         return struct.unpack(f"{order}{number}{code}", value[:size]) if code and len(value) >= size else ()
 
+    if not all(numbers(tag) for tag in _TIFF_KIND & entries.keys()):
+        raise CorruptImage(detail="a TIFF without its tags' values")
     ends = [sum(piece) for tags in (_TIFF_STRIPS, _TIFF_TILES) for piece in zip(*map(numbers, tags), strict=False)]
     missing = max(ends, default=0) - len(data)
     # The directory's own place is even.

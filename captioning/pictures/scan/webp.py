@@ -12,7 +12,10 @@ from captioning.pictures.scan.limits import MAX_PARTS, MISSING_SHARE
 
 
 def essential(data: bytes, filler: bytes) -> bytes:
-    """Keep the picture or the first frame, the canvas and the orientation."""
+    """Keep the picture or the first frame, the canvas and the orientation; say in the header what there is.
+
+    The canvas of an animation is clear where its first frame does not cover it.
+    """
     kept: dict[bytes, bytes] = {}
     orientations: dict[bytes, int | None] = {}
     at = 12
@@ -31,7 +34,12 @@ def essential(data: bytes, filler: bytes) -> bytes:
         at += 8 + size + size % 2
     if b"VP8X" in kept:
         orientation = next(filter(None, map(orientations.get, _WEBP_ORIENTATIONS)), None)
-        flags = kept[b"VP8X"][8] & _WEBP_FLAGS | (_EXIF_FLAG if orientation else 0)
+        flags = kept[b"VP8X"][8] & _ALPHA_FLAG | (_EXIF_FLAG if orientation else 0)
+        picture = next((kind for kind in kept if kind in _WEBP_LAYOUTS), b"VP8 ")
+        if picture == b"ANMF":
+            flags |= _ANIMATION_FLAG | _ALPHA_FLAG
+            kept.setdefault(b"ANIM", _riff_chunk(b"ANIM", bytes(6)))
+        kept = {kind: kept[kind] for kind in (b"VP8X", *_WEBP_LAYOUTS[picture]) if kind in kept}
         kept[b"VP8X"] = kept[b"VP8X"][:8] + bytes([flags]) + kept[b"VP8X"][9:]
         if orientation:
             kept[b"EXIF"] = _riff_chunk(b"EXIF", exif_block(orientation))
@@ -41,8 +49,9 @@ def essential(data: bytes, filler: bytes) -> bytes:
 
 _WEBP_PIXELS = (b"VP8X", b"ANIM", b"ANMF", b"ALPH", b"VP8 ", b"VP8L")
 _WEBP_ORIENTATIONS = {b"EXIF": exif_orientation, b"XMP ": xmp_orientation}
-# Animation and alpha.
-_WEBP_FLAGS, _EXIF_FLAG = 0x12, 0x08
+# The first of these makes the file what it is, and wants these chunks in this order.
+_WEBP_LAYOUTS = {b"VP8 ": (b"ALPH", b"VP8 "), b"VP8L": (b"VP8L",), b"ANMF": (b"ANIM", b"ANMF")}
+_ANIMATION_FLAG, _EXIF_FLAG, _ALPHA_FLAG = 0x02, 0x08, 0x10
 
 
 def _riff_chunk(kind: bytes, body: bytes, size: int | None = None) -> bytes:
