@@ -102,3 +102,16 @@ def test_int8_is_served_too_and_replicas_share_a_cache(service: RayService, int8
         assert (again.headers["X-Cache"], again.json()) == ("hit", first.json())
     finally:
         cache.kill()
+
+
+def test_a_cluster_answers_nobody_without_its_token(service: RayService) -> None:
+    cluster = service.cluster
+    for headers in ({}, {"Authorization": "Bearer " + "0" * 64}):
+        for path in ("/api/serve/applications/", "/api/jobs/", "/nodes?view=summary"):
+            assert requests.get(cluster.dashboard + path, headers=headers, timeout=60).status_code in (401, 403)
+    code = "import ray; ray.init(logging_level='ERROR'); print('in')"
+    assert "in" in cluster.run("-c", code).stdout
+    for stranger in ({"RAY_AUTH_TOKEN": "0" * 64}, {"RAY_AUTH_MODE": "disabled"}):
+        refused = cluster.run("-c", code, **stranger)
+        assert refused.returncode != 0
+        assert "in\n" not in refused.stdout
