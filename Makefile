@@ -1,16 +1,13 @@
-# What people do here. `make` alone lists it.
+# What people do here. `make` alone lists it. What they do with Ray stands in distributed/ray.mk.
 SHELL := /bin/bash
 PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,$(shell python$(version) -c '' 2> /dev/null && echo python$(version))))
 export PORT ?= 8000
-# Whoever reaches a cluster's ports can run code on it: its own processes and ours show each other a token. Ray reports how
-# it is used to its makers unless it is told not to.
-RAY = RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 BENCHMARKS = bench-latency bench-batching bench-load bench-memory bench-plans bench-soak
 
-.PHONY: help install install-ray serve-ray caption-dataset demo run test test-fast fuzz lint format train evaluate export fidelity robustness lock clean $(BENCHMARKS) bench-faults
+.PHONY: help install demo run test test-fast fuzz lint format train evaluate export fidelity robustness lock clean $(BENCHMARKS) bench-faults
 
 help: ## list what can be made
-	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 install: .venv/installed ## make .venv with what the service needs
 
@@ -32,8 +29,7 @@ fuzz: .venv/installed-dev ## attack decoder, fetcher and HTTP interface with ran
 	SECONDS=0; until ((SECONDS >= 60 * $${MINUTES:-10})); do .venv/bin/pytest -m fuzz --hypothesis-profile=long || exit; done
 
 lint: .venv/installed-dev ## check format, style, types and the direction of imports
-	.venv/bin/ruff format --check . && .venv/bin/ruff check .
-	.venv/bin/mypy . && .venv/bin/lint-imports --no-logo
+	.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy . && .venv/bin/lint-imports --no-logo
 
 format: .venv/installed-dev ## put the code into its format
 	.venv/bin/ruff format . && .venv/bin/ruff check --fix .
@@ -69,15 +65,6 @@ build/blip-base-int8/int8.json: build/blip-base/config.json
 build/blip-base/config.json: .venv/installed
 	.venv/bin/python -m benchmarks.make_blip_base --out build/blip-base
 
-install-ray: .venv-ray/installed ## make .venv-ray with what distributed/ needs: the service and Ray
-
-serve-ray: .venv-ray/installed ## serve on Ray, here or on the cluster that RAY_ADDRESS names: port 8000
-	$(RAY) PYTHONPATH=$(CURDIR) RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=distributed.proxy.middlewares \
-	.venv-ray/bin/serve run distributed/serve.yaml
-
-caption-dataset: .venv-ray/installed ## caption a table or folder on all machines of a cluster (INPUT=… OUTPUT=folder; COLUMN=name RESUME=1)
-	$(RAY) .venv-ray/bin/python -m distributed.bulk '$(INPUT)' '$(OUTPUT)' $(if $(COLUMN),--column $(COLUMN)) $(if $(RESUME),--resume) $(ARGS)
-
 robustness: .venv/installed-dev ## plant outliers in the embedded model and compare its exports on 1,000 scenes each
 	OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m benchmarks.robustness
 
@@ -96,11 +83,7 @@ clean: ## remove what was made, the trained model excepted
 	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-.venv-ray/installed: requirements.txt requirements-ray.txt
-	$(PYTHON) -m venv .venv-ray
-	.venv-ray/bin/pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-ray.txt
-	touch $@
-
 .venv/installed-dev: requirements-dev.txt .venv/installed
 	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
+include distributed/ray.mk
