@@ -17,13 +17,22 @@ import pytest
 import requests
 import yaml
 
-from tests.conftest import EMOJI_MODEL, ROOT, Service, free_port, wait_until
+from tests.conftest import EMOJI_MODEL, ROOT, Service, free_port
+from tests.conftest import wait_until as wait_patiently
 
 PYTHON = ROOT / ".venv-ray" / "bin" / "python"
+PATIENCE_S = 300
+"""For what takes Ray seconds: on a busy machine, minutes."""
+
 _READ = """
 import json, sys, pyarrow.dataset
 print(json.dumps(pyarrow.dataset.dataset(sys.argv[1]).to_table().to_pylist(), default=len))
 """
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
+    """Wait for a state of the cluster."""
+    wait_patiently(condition, timeout_s)
 
 
 def descendants(pid: int) -> list[int]:
@@ -124,7 +133,7 @@ class Cluster:
             env={**self.environment, **environment},
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=PATIENCE_S,
         )
 
     @property
@@ -222,7 +231,7 @@ class RayService(Service):
         deployed = self.cluster.run("-m", "ray.serve.scripts", "deploy", "-a", self.cluster.dashboard, str(file))
         assert deployed.returncode == 0, deployed.stderr
 
-    def wait_until_ready(self, timeout_s: float = 120) -> RayService:
+    def wait_until_ready(self, timeout_s: float = PATIENCE_S) -> RayService:
         """Wait until the first replica answers."""
 
         def ready() -> bool:

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import EMOJI_MODEL, SAMPLES, wait_until
-from tests.distributed.conftest import PYTHON, Cluster, read_table
+from tests.conftest import EMOJI_MODEL, SAMPLES
+from tests.distributed.conftest import PATIENCE_S, PYTHON, Cluster, read_table, wait_until
 
 CAPTIONS = json.loads((EMOJI_MODEL / "samples" / "captions.json").read_text())
 PART_ROWS = 10
@@ -113,12 +113,12 @@ def start_and_hold(cluster: Cluster, pictures: GatedPictures, table: Path, targe
         assert process.poll() is None, cluster.log.read_text()
         return len(parts(target)) == pictures.gate // PART_ROWS and max(pictures.asked) >= pictures.gate
 
-    wait_until(held, timeout_s=120)
+    wait_until(held)
     return process
 
 
 def finish(process: subprocess.Popen[bytes], cluster: Cluster) -> None:
-    assert process.wait(timeout=180) == 1, cluster.log.read_text()  # some pictures failed, as they must
+    assert process.wait(timeout=PATIENCE_S) == 1, cluster.log.read_text()  # some pictures failed, as they must
 
 
 def test_a_killed_job_goes_on_where_it_stopped(cluster: Cluster, tmp_path: Path) -> None:

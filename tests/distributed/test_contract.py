@@ -12,8 +12,8 @@ import pytest
 import requests
 
 from tests.cache.test_redis_store import CacheServer
-from tests.conftest import SAMPLES, Service, wait_until
-from tests.distributed.conftest import Cluster, RayService
+from tests.conftest import SAMPLES, Service
+from tests.distributed.conftest import Cluster, RayService, wait_until
 from tests.web.test_bulk import (
     test_a_malformed_request_is_refused_as_a_whole,
     test_captions_and_errors_come_in_the_order_asked_for,
@@ -77,7 +77,7 @@ def test_one_request_id_is_in_header_and_body(service: Service, given: str) -> N
 def test_the_replicas_metrics_are_among_ray_s_own(service: RayService) -> None:
     assert service.upload(SAMPLES[0].read_bytes()).status_code == 200
     cluster = service.cluster
-    wait_until(lambda: "ray_captioning_requests_total{" in cluster.metrics(), timeout_s=60)
+    wait_until(lambda: "ray_captioning_requests_total{" in cluster.metrics())
     lines = [line for line in cluster.metrics().splitlines() if line.startswith("ray_captioning_requests_total{")]
     assert any('route="/local-caption"' in line and 'deployment="Captioning"' in line for line in lines)
 
@@ -90,7 +90,7 @@ def test_int8_is_served_too_and_replicas_share_a_cache(service: RayService, int8
     cache = CacheServer(tmp_path)
     try:
         service.deploy(ENGINE="int8", MODEL_ID=str(int8_folder), CACHE_URL=cache.url)
-        wait_until(lambda: engine() == "int8", timeout_s=120)
+        wait_until(lambda: engine() == "int8")
         picture = SAMPLES[0].read_bytes()
         first = service.upload(picture)
         assert first.headers["X-Cache"] == "miss"

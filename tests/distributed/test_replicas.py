@@ -16,8 +16,8 @@ import pytest
 import requests
 
 from tests.bad_servers import BadServer, say_nothing
-from tests.conftest import EMOJI_MODEL, SAMPLES, wait_until
-from tests.distributed.conftest import Cluster, RayService
+from tests.conftest import EMOJI_MODEL, SAMPLES
+from tests.distributed.conftest import Cluster, RayService, wait_until
 
 CAPTIONS = json.loads((EMOJI_MODEL / "samples" / "captions.json").read_text())
 PERMITS = 4
@@ -68,7 +68,7 @@ class Load:
     def wait_for(self, captions: int) -> None:
         """Wait for so many more captions."""
         wanted = self.statuses()[200] + captions
-        wait_until(lambda: self.statuses()[200] >= wanted, timeout_s=120)
+        wait_until(lambda: self.statuses()[200] >= wanted)
 
     def statuses(self) -> Counter[int]:
         return Counter(answer.status_code for answer in self.answers)
@@ -97,7 +97,7 @@ def load(service: RayService, callers: int) -> Iterator[Load]:
 
 
 def wait_for_replicas(service: RayService, count: int) -> list[int]:
-    wait_until(lambda: len(service.cluster.running()) == count, timeout_s=120)
+    wait_until(lambda: len(service.cluster.running()) == count)
     return service.cluster.running()
 
 
@@ -152,7 +152,7 @@ def test_a_new_deploy_under_load_fails_nobody(service: RayService) -> None:
     with load(service, CALLERS) as callers:
         before = set(wait_for_replicas(service, 2))
         service.deploy(LOG_LEVEL="WARNING")
-        wait_until(lambda: bool(service.cluster.running()) and not before & set(service.cluster.replicas()), 180)
+        wait_until(lambda: bool(service.cluster.running()) and not before & set(service.cluster.replicas()))
         callers.wait_for(captions=10)
     assert set(callers.statuses()) <= {200, 429}
 
