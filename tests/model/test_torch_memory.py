@@ -35,4 +35,4 @@ def test_the_logits_of_all_steps_are_never_there_at_once(engine: TorchEngine) ->
         generation = engine.caption(pixels, GenerationOptions(num_beams=BEAMS, max_new_tokens=TOKENS))
         grew = grown()
     assert [best.tokens for best, *_ in generation.candidates] == [TOKENS] * 4
-    assert grew < 0.25 * 4 * BEAMS * TOKENS * WORDS * np.float32().nbytes  # of what all logits would take
+    assert grew < 0.5 * 4 * BEAMS * TOKENS * WORDS * np.float32().nbytes  # of what all logits would take
