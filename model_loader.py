@@ -131,9 +131,28 @@ def load_engine(settings: Settings) -> Engine:
     return engine
 
 
-def make_captioner(settings: Settings, batcher: Batcher, load: Callable[[Settings], Engine] = load_engine) -> Captioner:
+def _leave(served: bool) -> None:
+    """End a process that has no model.
+
+    One that had captioned is replaced: gunicorn drains it on SIGTERM and starts another. One that never did would be
+    replaced for ever, so gunicorn stops as a whole: that is what it does on this exit code
+    (gunicorn.arbiter.Arbiter.WORKER_BOOT_ERROR).
+    """
+    if served:
+        os.kill(os.getpid(), signal.SIGTERM)
+    else:
+        logging.shutdown()
+        os._exit(3)
+
+
+def make_captioner(
+    settings: Settings,
+    batcher: Batcher,
+    load: Callable[[Settings], Engine] = load_engine,
+    on_failure: Callable[[bool], None] = _leave,
+) -> Captioner:
     """Make the captioner that the settings ask for; its model is loaded, by ``load``, when it is started."""
-    return Captioner(lambda: load(settings), batcher, identify=lambda: identify(settings), on_failure=_leave)
+    return Captioner(lambda: load(settings), batcher, identify=lambda: identify(settings), on_failure=on_failure)
 
 
 def local_folder(settings: Settings) -> Path:
@@ -156,20 +175,6 @@ def local_folder(settings: Settings) -> Path:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__).rstrip(".")
-
-
-def _leave(served: bool) -> None:
-    """End a process that has no model.
-
-    One that had captioned is replaced: gunicorn drains it on SIGTERM and starts another. One that never did would be
-    replaced for ever, so gunicorn stops as a whole: that is what it does on this exit code
-    (gunicorn.arbiter.Arbiter.WORKER_BOOT_ERROR).
-    """
-    if served:
-        os.kill(os.getpid(), signal.SIGTERM)
-    else:
-        logging.shutdown()
-        os._exit(3)
 
 
 if __name__ == "__main__":

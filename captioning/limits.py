@@ -26,11 +26,23 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from captioning.deadline import Deadline
-from captioning.errors import CaptioningError, Overloaded
+from captioning.errors import CaptioningError, ImageTooLarge, Overloaded
 from captioning.settings import Settings
 
 _URL_BODY_BYTES = 16_384
 """A body that names a picture by its URL, with a prompt, is no larger."""
+
+
+def check_image_bytes(size: int, max_bytes: int) -> None:
+    """Raise `ImageTooLarge` where an encoded picture of this size is over the limit."""
+    if size > max_bytes:
+        raise ImageTooLarge(f"The image is over the limit of {max_bytes:,} bytes.")
+
+
+def within_limit(image: bytes, max_bytes: int) -> bytes:
+    """Return an encoded picture as it is; raise as `check_image_bytes` does."""
+    check_image_bytes(len(image), max_bytes)
+    return image
 
 
 class Permits:

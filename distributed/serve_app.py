@@ -18,12 +18,11 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from app import create_app
 from captioning.errors import ModelFailed
-from captioning.model.batcher import Batcher
 from captioning.observe.metrics import Metrics
 from captioning.settings import Settings, load_settings
 from distributed.asgi import AsgiApplication
 from distributed.ray_metrics import show_in_ray
-from model_loader import Captioner, identify, load_engine
+from model_loader import Captioner, make_captioner
 
 _THREADS_BESIDE_PERMITS = 16  # health and refusals are answered at once, as under gunicorn
 
@@ -54,7 +53,7 @@ class Captioning:
         cpus = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
         settings = settings.model_copy(update={"num_threads": settings.num_threads or cpus})
         self._settings = settings
-        self._app = create_app(settings, _make_captioner)
+        self._app = create_app(settings, partial(make_captioner, on_failure=_leave_it_to_serve))
         self._app.extensions["decoders"].start()
         self._captioner: Captioner = self._app.extensions["captioner"]
         self._captioner.start()
@@ -79,8 +78,8 @@ class Captioning:
             raise ModelFailed
 
 
-def _make_captioner(settings: Settings, batcher: Batcher) -> Captioner:
-    return Captioner(partial(load_engine, settings), batcher, identify=partial(identify, settings))
+def _leave_it_to_serve(served: bool) -> None:
+    """Go on without a model: `Captioning.check_health` tells Serve, which replaces the replica."""
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:

@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from captioning.cli.records import Outcome
-from captioning.cli.sources import is_url, read_file, within_limit
+from captioning.cli.sources import is_url, read_file
 from captioning.deadline import Deadline
 from captioning.errors import CaptioningError, InternalError, ShuttingDown
-from captioning.limits import Limits
+from captioning.limits import Limits, within_limit
 from captioning.model.batcher import Batcher
 from captioning.model.engine import Candidates, Engine, GenerationOptions
 from captioning.pictures.decoders import Decoders

@@ -9,7 +9,8 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
-from captioning.errors import ImageNotFound, ImageTooLarge, UnsupportedImage
+from captioning.errors import ImageNotFound, UnsupportedImage
+from captioning.limits import check_image_bytes, within_limit
 from captioning.pictures.formats import ENDINGS
 
 STANDARD_INPUT = "-"
@@ -79,27 +80,12 @@ def read_file(path: str, *, max_bytes: int) -> bytes:
             os.listdir(path)
         if not stat.S_ISREG(status.st_mode):
             raise UnsupportedImage("This is not a regular file.")
-        if status.st_size > max_bytes:
-            raise _too_large(max_bytes)
+        check_image_bytes(status.st_size, max_bytes)
         with open(path, "rb") as file:
             return within_limit(file.read(max_bytes + 1), max_bytes)
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte in it
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ImageNotFound(f"This cannot be read: {reason}.") from error
-
-
-def within_limit(data: bytes, max_bytes: int) -> bytes:
-    """Return a picture's bytes as they are.
-
-    Raises ImageTooLarge where they are over the limit.
-    """
-    if len(data) > max_bytes:
-        raise _too_large(max_bytes)
-    return data
-
-
-def _too_large(max_bytes: int) -> ImageTooLarge:
-    return ImageTooLarge(f"The image is over the limit of {max_bytes:,} bytes.")
 
 
 def _pictures_in(folder: str, unread: Counter[str], *, recursive: bool) -> Iterator[str]:

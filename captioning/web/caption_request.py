@@ -15,11 +15,12 @@ from captioning.errors import (
     UnsupportedContentType,
     UnsupportedImage,
 )
+from captioning.limits import within_limit
 from captioning.model.engine import GenerationOptions
 from captioning.pictures.sniffing import mislabelled, not_an_image, sent_as
 from captioning.web.fields import MAX_IMAGES, Options, PictureFields, PicturesFields, checked, is_empty
 from captioning.web.forms import FORM_TYPES, Form, form_memory, parse_form
-from captioning.web.image_urls import mistake_in, source_of, within_limit
+from captioning.web.image_urls import mistake_in, source_of
 from captioning.web.json_body import json_memory, parse_json
 from captioning.web.quoting import quoted
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from captioning.errors import ImageTooLarge, InvalidImageUrl
+from captioning.errors import InvalidImageUrl
 from captioning.fetch.urls import parse_url
+from captioning.limits import within_limit
 from captioning.pictures.formats import ENDINGS
 from captioning.web.data_urls import decode_data_url, is_data_url
 
@@ -67,10 +68,3 @@ def mistake_in(text: str) -> str:
     head = text[:2_000]
     known = (sentence for pattern, sentence in _MISTAKES if pattern.match(head))
     return next(known, "imageUrl is not a URL; it must start with http:// or https://.")
-
-
-def within_limit(image: bytes, max_image_bytes: int) -> bytes:
-    """Return the picture, or raise `ImageTooLarge`."""
-    if len(image) > max_image_bytes:
-        raise ImageTooLarge(f"The image is over the limit of {max_image_bytes:,} bytes.")
-    return image

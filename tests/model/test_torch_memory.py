@@ -30,9 +30,11 @@ def engine(tmp_path: Path) -> TorchEngine:
 
 def test_the_logits_of_all_steps_are_never_there_at_once(engine: TorchEngine) -> None:
     pixels = np.zeros((4, 3, 32, 32), np.float32)
-    engine.caption(pixels, GenerationOptions(num_beams=BEAMS, max_new_tokens=3))
-    with peak_memory() as grown:
-        generation = engine.caption(pixels, GenerationOptions(num_beams=BEAMS, max_new_tokens=TOKENS))
-        grew = grown()
+    growths = []
+    for tokens in (TOKENS, 3, TOKENS, TOKENS):  # the first call pays for what every later one finds loaded
+        with peak_memory() as grown:
+            generation = engine.caption(pixels, GenerationOptions(num_beams=BEAMS, max_new_tokens=tokens))
+            growths.append(grown())
     assert [best.tokens for best, *_ in generation.candidates] == [TOKENS] * 4
-    assert grew < 0.5 * 4 * BEAMS * TOKENS * WORDS * np.float32().nbytes  # of what all logits would take
+    grew = min(growths[2:]) - growths[1]
+    assert grew < 0.25 * 4 * BEAMS * TOKENS * WORDS * np.float32().nbytes  # of what all logits would take
