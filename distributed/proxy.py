@@ -43,19 +43,24 @@ class SameAnswers:
         own_id = request_id.encode()
         others = [(name, value) for name, value in scope["headers"] if name != b"x-request-id"]
         scope = {**scope, "headers": [*others, (b"x-request-id", own_id)]}
+        head: Message | None = None
         begun = replaced = False
 
         async def send_alike(message: Message) -> None:
-            nonlocal begun, replaced
-            begun = True
+            nonlocal head, begun, replaced
             if message["type"] == "http.response.start":
                 headers = {name.lower(): value for name, value in message["headers"]} | {b"x-request-id": own_id}
                 error = None if _OF_A_REPLICA in headers else _ERRORS.get(message["status"])
                 if error is not None:
-                    replaced = True
+                    begun = replaced = True
                     await _send_error(error(), request_id, send)
-                message = {**message, "headers": list(headers.items())}
-            if not replaced:
+                # It is kept until some of the body is there: a replica may die between the two.
+                head = {**message, "headers": list(headers.items())}
+            elif not replaced:
+                if head is not None:
+                    await send(head)
+                    head = None
+                begun = True
                 await send(message)
 
         await self._app(scope, receive, send_alike)

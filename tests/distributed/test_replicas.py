@@ -148,6 +148,28 @@ def test_a_killed_replica_costs_only_what_it_had(service: RayService) -> None:
     assert statuses[503] <= CALLERS
 
 
+DIES_AFTER_THE_HEAD = """
+import asyncio
+from distributed.proxy import SameAnswers
+
+async def replica(scope, receive, send):
+    headers = [(b"content-length", b"54"), (b"x-content-type-options", b"nosniff")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+async def send(message):
+    print(message.get("status", ""), message.get("body", b"").decode())
+
+asyncio.run(SameAnswers(replica)({"type": "http", "path": "/local-caption", "headers": []}, None, send))
+"""
+
+
+def test_a_replica_that_dies_after_the_head_of_its_answer_is_one_that_answered_nothing(service: RayService) -> None:
+    answered = service.cluster.run("-c", DIES_AFTER_THE_HEAD)
+    assert answered.returncode == 0, answered.stderr
+    assert answered.stdout.split()[0] == "503"
+    assert '"code":"shutting_down"' in answered.stdout
+
+
 def test_a_new_deploy_under_load_fails_nobody(service: RayService) -> None:
     with load(service, CALLERS) as callers:
         before = set(wait_for_replicas(service, 2))
