@@ -18,8 +18,10 @@ from captioning.observe.metrics import Metrics
 from captioning.pictures.decoders import Decoders
 from captioning.pipeline import make_pipeline
 from captioning.settings import Settings, load_settings
-from captioning.web.body import BodyRules, body_deadline_at
-from captioning.web.caption_routes import caption_routes
+from captioning.web.admission import Admission
+from captioning.web.api_keys import ApiKeys
+from captioning.web.body import BodyRules, expected_body
+from captioning.web.caption_routes import CAPTION_PATHS, caption_routes
 from captioning.web.error_answers import answer_errors
 from captioning.web.health_routes import health_routes
 from captioning.web.metrics_routes import measure_requests, metrics_routes
@@ -47,6 +49,7 @@ def create_app(
 
     decoders = Decoders.from_settings(settings)
     pipeline = make_pipeline(settings, captioner, batcher, limits, decoders)
+    admission = Admission(lifecycle, ApiKeys(settings.api_keys, limits.requests), limits, batcher.expected_wait_s)
     metrics.watch(limits, batcher, readiness)
 
     app = Flask(__name__, static_folder=None)
@@ -58,7 +61,7 @@ def create_app(
     app.extensions["bodies"] = BodyRules(
         max_bytes=settings.max_body_bytes,
         budget=limits.bodies,
-        deadline_at=partial(body_deadline_at, app, settings.request_timeout_s),
+        expected=partial(expected_body, admission, CAPTION_PATHS, settings.request_timeout_s),
     )
     _allow_origins(app, settings.cors_origins)
     identify_requests(app)
@@ -72,7 +75,7 @@ def create_app(
     app.register_blueprint(metrics_routes(metrics))
     app.register_blueprint(
         caption_routes(
-            settings, lifecycle, limits, pipeline, batcher, metrics.observe_picture, name=name, revision=revision
+            settings, lifecycle, limits, admission, pipeline, metrics.observe_picture, name=name, revision=revision
         )
     )
     app.register_blueprint(page_routes(settings))

@@ -21,7 +21,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -29,7 +29,7 @@ from captioning.deadline import Deadline
 from captioning.errors import CaptioningError, ImageTooLarge, Overloaded
 from captioning.settings import Settings
 
-_URL_BODY_BYTES = 16_384
+URL_BODY_BYTES = 16_384
 """A body that names a picture by its URL, with a prompt, is no larger."""
 
 
@@ -55,7 +55,12 @@ class Permits:
         self.limit = limit
         self.in_use = 0
         self._within = within
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+
+    @property
+    def full(self) -> bool:
+        """Tell whether there is no permit now."""
+        return self.in_use >= self.limit or (self._within is not None and self._within.full)
 
     @contextmanager
     def permit(self, retry_after_s: Callable[[], float]) -> Iterator[None]:
@@ -64,17 +69,15 @@ class Permits:
         Raises:
             Overloaded: all permits are taken; it carries what ``retry_after_s`` returns.
         """
-        with self._lock:
-            full = self.in_use >= self.limit
-            self.in_use += not full
-        if full:
-            raise Overloaded(retry_after_s=retry_after_s())
-        try:
-            with self._within.permit(retry_after_s) if self._within else nullcontext():
-                yield
-        finally:
+        with ExitStack() as held:
             with self._lock:
-                self.in_use -= 1
+                if has_one := self.in_use < self.limit:
+                    held.enter_context(self.counted())
+            if not has_one:
+                raise Overloaded(retry_after_s=retry_after_s())
+            if self._within:
+                held.enter_context(self._within.permit(retry_after_s))
+            yield
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -103,8 +106,8 @@ class Slots:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.in_use = 0
-        self._changed = threading.Condition()
-        self._line: deque[object] = deque()
+        self._lock = threading.Lock()
+        self._line: deque[threading.Event] = deque()
 
     @property
     def waiting(self) -> int:
@@ -119,26 +122,27 @@ class Slots:
             Overloaded: none came free in time.
             CaptioningError: else as `Deadline.check`.
         """
-        self._take(deadline)
+        turn = threading.Event()  # one for each: waking all at each change would keep the interpreter's lock busy
+        with self._lock:
+            self._line.append(turn)
+            self._hand_out()
         try:
+            deadline = _in_line(deadline)
+            while not turn.is_set():
+                turn.wait(timeout=deadline.poll_s())
             yield
         finally:
-            with self._changed:
-                self.in_use -= 1
-                self._changed.notify_all()
+            with self._lock:
+                if turn.is_set():
+                    self.in_use -= 1
+                else:
+                    self._line.remove(turn)
+                self._hand_out()
 
-    def _take(self, deadline: Deadline) -> None:
-        place = object()
-        deadline = _in_line(deadline)
-        with self._changed:
-            self._line.append(place)
-            try:
-                while self._line[0] is not place or self.in_use >= self.limit:
-                    self._changed.wait(timeout=deadline.poll_s())
-                self.in_use += 1
-            finally:
-                self._line.remove(place)
-                self._changed.notify_all()
+    def _hand_out(self) -> None:
+        while self._line and self.in_use < self.limit:
+            self.in_use += 1
+            self._line.popleft().set()
 
 
 class ByteBudget:
@@ -157,7 +161,7 @@ class ByteBudget:
         self.limit = limit
         self.largest = largest
         self._free = free
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._shared = 0
         self._line: deque[ByteHold] = deque()
         self._in_reserve: ByteHold | None = None
@@ -220,7 +224,18 @@ class ByteBudget:
     def _leave_line(self, hold: ByteHold) -> None:
         if hold in self._line:
             self._line.remove(hold)
-        self._changed.notify_all()
+        self._wake()
+
+    def _wake(self) -> None:
+        # Not all of them at each piece that somebody gives back: they would keep the interpreter's lock busy.
+        if not self._line:
+            return
+        first, *others = self._line
+        first.may_go_on.notify()
+        if not self._fits(first.lacking):
+            for other in others:
+                if self._fits(other.lacking):
+                    other.may_go_on.notify()
 
 
 class ByteHold:
@@ -231,11 +246,12 @@ class ByteHold:
         self.lacking = 0
         self.waited_s = 0.0
         self.largest = budget.largest
+        self.may_go_on = threading.Condition(budget._lock)
         self._budget = budget
 
     def try_grow(self, size: int) -> bool:
         """Take ``size`` bytes more if that is possible now; else keep a place in the line, to be asked again."""
-        with self._budget._changed:
+        with self._budget._lock:
             return self._budget._try_resize(self, self.size + size)
 
     def grow(self, size: int, deadline: Deadline) -> None:
@@ -247,10 +263,10 @@ class ByteHold:
         """
         began = time.monotonic()
         deadline = _in_line(deadline)
-        with self._budget._changed:
+        with self._budget._lock:
             try:
                 while not self._budget._try_resize(self, self.size + size):
-                    self._budget._changed.wait(timeout=deadline.poll_s())
+                    self.may_go_on.wait(timeout=deadline.poll_s())
             except CaptioningError:
                 self._budget._leave_line(self)
                 raise
@@ -259,7 +275,7 @@ class ByteHold:
 
     def take_over(self, other: ByteHold) -> None:
         """Take all that ``other`` has of the same budget; to be called by one that holds nothing yet."""
-        with self._budget._changed:
+        with self._budget._lock:
             if self._budget._in_reserve is other:
                 self._budget._in_reserve = self
             self.size, other.size = other.size, 0
@@ -267,12 +283,12 @@ class ByteHold:
 
     def shrink(self, size: int) -> None:
         """Give back all but ``size`` bytes, and the place in the line."""
-        with self._budget._changed:
+        with self._budget._lock:
             self._budget._try_resize(self, min(size, self.size))
 
     def give_back(self, size: int) -> None:
         """Give back ``size`` bytes, or what there is of them."""
-        with self._budget._changed:
+        with self._budget._lock:
             self._budget._try_resize(self, max(0, self.size - size))
 
     def release(self) -> None:
@@ -298,7 +314,7 @@ class Limits:
             requests=Permits(settings.max_concurrent_requests),
             urls=Permits(settings.max_concurrent_downloads),
             # A data: URL in JSON stands in memory five times while it is read: see captioning.web.caption_request.
-            bodies=ByteBudget(2 * settings.max_body_bytes, largest=5 * settings.max_body_bytes, free=_URL_BODY_BYTES),
+            bodies=ByteBudget(2 * settings.max_body_bytes, largest=5 * settings.max_body_bytes, free=URL_BODY_BYTES),
             downloads=Slots(settings.max_concurrent_downloads),
             pictures=ByteBudget(2 * settings.max_image_bytes, largest=settings.max_image_bytes),
             decoders=Slots(settings.decode_processes),

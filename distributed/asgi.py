@@ -20,7 +20,7 @@ from captioning.limits import ByteHold
 from captioning.server.exchange import BadHttp
 from captioning.server.refusals import refusal
 from captioning.server.wsgi import Application, Environ, make_environ
-from captioning.web.body import ARRIVED_BODY, ArrivedBody, BodyRules
+from captioning.web.body import ARRIVED_BODY, ArrivedBody, BodyRules, ExpectedBody
 from captioning.web.request_deadline import ABANDONED, ARRIVED_AT
 
 Message = dict[str, Any]
@@ -60,8 +60,8 @@ class AsgiApplication:
             return
         gone = threading.Event()
         environ |= {ARRIVED_AT: arrived_at, ABANDONED: gone.is_set}
-        if (deadline_at := self._body_deadline_at(environ)) is not None:
-            environ[ARRIVED_BODY] = await _collect(receive, self._bodies, deadline_at)
+        if (expected := self._expected_body(environ)) is not None:
+            environ[ARRIVED_BODY] = await _collect(receive, self._bodies, expected.deadline_at)
         loop = asyncio.get_running_loop()
 
         def send_from_thread(message: Message) -> None:
@@ -73,11 +73,11 @@ class AsgiApplication:
         finally:
             gone.set()  # Serve cancels this coroutine when the client has gone
 
-    def _body_deadline_at(self, environ: Environ) -> float | None:
+    def _expected_body(self, environ: Environ) -> ExpectedBody | None:
         length = environ.get("CONTENT_LENGTH", "")
         if length.isdigit() and int(length) > self._bodies.max_bytes:
             return None
-        return self._bodies.deadline_at(environ)
+        return self._bodies.expected(environ)
 
 
 def _answer(application: Application, environ: Environ, send: Callable[[Message], None], gone: threading.Event) -> None:

@@ -203,3 +203,37 @@ def test_whatever_is_taken_given_back_and_given_up_the_count_is_right() -> None:
         for worker in workers:
             worker.result(60)
     assert (budget.in_use, budget.waiting) == (0, 0)
+
+
+@pytest.mark.parametrize("kind", ["slots", "bytes"])
+def test_what_comes_free_wakes_those_only_who_can_use_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If all woke at each change, 50 waiting threads would keep the interpreter's lock from the model."""
+    monkeypatch.setattr("captioning.deadline._POLL_S", 3600.0)
+    checks = 0
+
+    def count() -> None:
+        nonlocal checks
+        checks += 1
+
+    patient = Deadline(math.inf, interrupt=count)
+    slots, budget = Slots(1), ByteBudget(100, largest=100)
+
+    def take() -> None:
+        if kind == "slots":
+            with slots.slot(patient):
+                pass
+        else:
+            with budget.hold() as hold:
+                hold.grow(100, patient)
+
+    waiters = 20
+    with ThreadPoolExecutor(waiters) as pool, ExitStack() as held:
+        held.enter_context(slots.slot(PATIENT))
+        for _ in range(2):  # the second is in the reserve
+            held.enter_context(budget.hold()).grow(100, PATIENT)
+        done = [pool.submit(take) for _ in range(waiters)]
+        wait_until(lambda: (slots if kind == "slots" else budget).waiting == waiters)
+        held.close()
+        for future in done:
+            future.result()
+    assert checks <= 4 * waiters

@@ -12,7 +12,7 @@ import math
 import socket
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
@@ -24,24 +24,14 @@ from captioning.server.exchange import BadHttp, Exchange
 from captioning.server.incoming_body import IncomingBody
 from captioning.server.poller import Poller
 from captioning.server.refusals import refusal
+from captioning.server.request_threads import RequestThreads
+from captioning.server.slow_readers import SEND_TIMEOUT_S, to_hang_up_on
 from captioning.server.wsgi import Environ, make_environ
-from captioning.web.body import ARRIVED_BODY, BodyRules
+from captioning.web.body import BodyRules, ExpectedBody
 
 HEAD_TIMEOUT_S = 10.0
 """From the first byte of a request, or from the connection, to its last header. A browser on a bad line needs two
 seconds; gateways and proxies send them in one piece."""
-
-SEND_TIMEOUT_S = 30.0
-"""From the answer's end to its last byte taken by the client."""
-
-MAX_UNSENT_BYTES = 16 * 1024 * 1024
-"""Of all answers that are made and not read; beyond it, whoever has been reading for longest is hung up on."""
-
-PIPELINED_THREADS = 2
-"""For requests that were sent before their predecessor's answer was read, which no common client does."""
-
-MAX_PIPELINED = 64
-"""Such requests that stand in line for those threads; a connection that brings one more is closed."""
 
 _LINGER_S = 2.0  # for a client that was refused while it sent: closed with bytes unread, it would not see the answer
 _PIECE = 65_536
@@ -72,7 +62,6 @@ class EventLoop:
         self.served = 0
         self._listeners = list(listeners)
         self._listening = False
-        self._serve = serve
         self._bodies = bodies
         self._keepalive_s = keepalive_s
         self._script_name = script_name
@@ -80,10 +69,7 @@ class EventLoop:
         self._log = log
         self._connections: dict[Connection, None] = {}  # in the order in which they entered their phase
         self._paused: dict[Connection, IncomingBody] = {}  # for want of bytes in the budget
-        self._working: set[Connection] = set()
-        self._working_pipelined: set[Connection] = set()
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="request")
-        self._pipelined = ThreadPoolExecutor(PIPELINED_THREADS, thread_name_prefix="pipelined")
+        self._threads = RequestThreads(serve, threads)
         self._poller = Poller()
         self.waker = self._poller.waker
         self._sweep_at = 0.0
@@ -111,7 +97,7 @@ class EventLoop:
 
     def accepted(self) -> list[Exchange]:
         """Return the requests whose heads have come and whose answers are not made yet."""
-        known = [*self._working, *(each for each in self._connections if each.phase is Phase.BODY)]
+        known = [*self._threads.working, *(each for each in self._connections if each.phase is Phase.BODY)]
         return [each.exchange for each in known]
 
     def close_idle(self) -> None:
@@ -122,7 +108,7 @@ class EventLoop:
     @property
     def busy(self) -> bool:
         """Tell whether there is any client to whom something is owed."""
-        return bool(self._working or self._connections)
+        return bool(self._threads.working or self._connections)
 
     # A connection's life, phase by phase.
 
@@ -203,8 +189,8 @@ class EventLoop:
         connection.exchange, connection.environ = exchange, environ
         if exchange.complete:
             self._hand_over(connection)
-        elif (deadline_at := self._body_deadline_at(exchange, environ)) is not None:
-            self._begin_body(connection, exchange, deadline_at)
+        elif (expected := self._expected_body(exchange, environ)) is not None:
+            self._begin_body(connection, exchange, expected)
         else:
             with suppress(BadHttp):  # then the connection ends with the answer, as it does when more is to come
                 exchange.receive(bytes(connection.received))
@@ -220,16 +206,16 @@ class EventLoop:
             connection.send(refusal(error.status), lambda: None)
         self._linger(connection)
 
-    def _body_deadline_at(self, exchange: Exchange, environ: Environ) -> float | None:
+    def _expected_body(self, exchange: Exchange, environ: Environ) -> ExpectedBody | None:
         if (exchange.content_length or 0) > self._bodies.max_bytes:
             return None
-        return self._bodies.deadline_at(environ)
+        return self._bodies.expected(environ)
 
-    def _begin_body(self, connection: Connection, exchange: Exchange, deadline_at: float) -> None:
+    def _begin_body(self, connection: Connection, exchange: Exchange, expected: ExpectedBody) -> None:
         if exchange.waits_to_be_asked:
             with suppress(OSError):
                 connection.send(exchange.go_on(), lambda: None)
-        incoming = IncomingBody(exchange, self._bodies, deadline_at)
+        incoming = IncomingBody(exchange, self._bodies, expected)
         connection.incoming = incoming
         self._enter(connection, Phase.BODY, EVENT_READ, incoming.expires_at)
         self._read_body(connection, incoming)
@@ -256,21 +242,15 @@ class EventLoop:
         self._watch(connection, 0)
 
     def _hand_over(self, connection: Connection) -> None:
-        """Give a request that has come to a thread, which has the connection until `_answered`."""
+        """Have a request that has come answered by who has the connection until `_answered`."""
         self._paused.pop(connection, None)
-        pipelined = connection.pipelined or bool(connection.received)
-        if pipelined and len(self._working_pipelined) >= MAX_PIPELINED:
+        connection.pipelined = connection.pipelined or bool(connection.received)
+        if not self._threads.has_place_for(connection):
             self._close(connection)
             return
-        if connection.incoming is not None:
-            connection.environ[ARRIVED_BODY] = connection.incoming.arrived()
         self._enter(connection, Phase.WORKING, 0, math.inf)
-        self._working.add(connection)
         self.served += 1
-        if pipelined:
-            self._working_pipelined.add(connection)
-        threads = self._pipelined if pipelined else self._threads
-        done = threads.submit(self._serve, connection)
+        done = self._threads.begin(connection)
         done.add_done_callback(lambda future: self._poller.call_soon(partial(self._answered, connection, future)))
 
     def write_soon(self, connection: Connection) -> None:
@@ -293,8 +273,7 @@ class EventLoop:
             self._watch(connection, 0)
 
     def _answered(self, connection: Connection, future: Future[None]) -> None:
-        self._working.discard(connection)
-        self._working_pipelined.discard(connection)
+        self._threads.working.discard(connection)
         if bug := future.exception():
             self._log.error("A request met a bug that the application did not answer.", exc_info=bug)
             if connection.exchange.unanswered:
@@ -308,12 +287,7 @@ class EventLoop:
             self._next_request(connection)
             return
         self._enter(connection, Phase.SENDING, EVENT_WRITE, time.monotonic() + SEND_TIMEOUT_S)
-        sending = [each for each in self._connections if each.phase is Phase.SENDING]
-        unsent = sum(len(each.unsent) for each in sending)
-        for slow in sending:
-            if unsent <= MAX_UNSENT_BYTES:
-                break
-            unsent -= len(slow.unsent)
+        for slow in to_hang_up_on(self._connections):
             self._close(slow)
 
     def _next_request(self, connection: Connection) -> None:
@@ -359,6 +333,6 @@ class EventLoop:
         self._watch(connection, 0)
         self._paused.pop(connection, None)
         self._connections.pop(connection, None)
-        if connection.incoming is not None and connection not in self._working:
+        if connection.incoming is not None and connection not in self._threads.working:
             connection.incoming.drop()
         connection.close()

@@ -7,7 +7,7 @@ import time
 from captioning.errors import BodyTooLarge, CaptioningError, DeadlineExceeded, InvalidRequest
 from captioning.limits import ByteHold, still_in_line
 from captioning.server.exchange import BadHttp, Exchange
-from captioning.web.body import ArrivedBody, BodyRules, parsing_bound
+from captioning.web.body import ArrivedBody, BodyRules, ExpectedBody, parsing_bound
 
 MIN_BODY_RATE = 1_024
 """Bytes a second that must come in every window, while the body is read. A phone on a bad line sends tenfold."""
@@ -20,12 +20,13 @@ _PIECE = 65_536
 class IncomingBody:
     """The body of one exchange, until it is whole or has failed."""
 
-    def __init__(self, exchange: Exchange, rules: BodyRules, deadline_at: float) -> None:
-        """Begin; ``deadline_at`` is the monotonic time by which the body must be there."""
+    def __init__(self, exchange: Exchange, rules: BodyRules, expected: ExpectedBody) -> None:
+        """Begin; nothing has come yet."""
         self.expires_at = 0.0
         self._exchange = exchange
         self._rules = rules
-        self._deadline_at = deadline_at
+        self._deadline_at = expected.deadline_at
+        self._expected = expected
         self._hold = ByteHold(rules.budget)
         self._failure: CaptioningError | None = None
         self._paused_since: float | None = None
@@ -48,6 +49,15 @@ class IncomingBody:
     def is_whole(self) -> bool:
         """Tell whether nothing more is to come."""
         return self._exchange.complete or self._failure is not None
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Tell whether the request, whole, is refused now for want of permits."""
+        return (
+            self._failure is None
+            and self._exchange.complete
+            and self._expected.is_hopeless(self._exchange.body.getvalue())
+        )
 
     def has_room_to_parse(self) -> bool:
         """Take room for what parsing it takes, so that no thread has to wait for that; tell whether there was."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hmac
 from collections.abc import Sequence
 
-from flask import Request, g
+from flask import g
+from werkzeug.wrappers import Request
 
 from captioning.errors import Unauthorized
 from captioning.limits import Permits
@@ -20,22 +21,25 @@ class ApiKeys:
         self._permits = {key: Permits(key.limit, within=permits) if key.limit else permits for key in keys}
         self._shared = permits
 
-    def check(self, request: Request) -> Permits:
-        """Return the permits that a request takes its own from, by the key in it (RFC 6750, section 2.1).
+    def check(self, request: Request) -> ApiKey | None:
+        """Return the key in a request (RFC 6750, section 2.1); none where no key is needed.
 
         Raises:
             Unauthorized: a key is needed, and the request carries none of them.
         """
         if not self._keys:
-            return self._shared
+            return None
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         given = token.strip().encode()
         # Each key is compared, in constant time: how long this takes tells nothing about any of them.
         matching = [known for known in self._keys if hmac.compare_digest(given, known.key.encode())]
         if scheme.lower() != "bearer" or not matching:
             raise Unauthorized
-        g.api_key = matching[0]
-        return self._permits[matching[0]]
+        return matching[0]
+
+    def permits_of(self, key: ApiKey | None) -> Permits:
+        """Return the permits that the holder of a key takes its own from."""
+        return self._permits[key] if key else self._shared
 
 
 def api_key_name() -> str | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from flask import Flask
-from flask import request as current_request
 from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wrappers import Request
 from werkzeug.wsgi import get_input_stream
@@ -15,6 +14,7 @@ from werkzeug.wsgi import get_input_stream
 from captioning.deadline import Deadline
 from captioning.errors import BodyTooLarge, CaptioningError, InvalidRequest, Overloaded
 from captioning.limits import ByteBudget, ByteHold
+from captioning.web.admission import Admission
 from captioning.web.caption_request import parsing_memory
 from captioning.web.forms import FORM_TYPES
 from captioning.web.request_deadline import request_deadline
@@ -33,13 +33,24 @@ class ArrivedBody:
 
 
 @dataclass(frozen=True)
+class ExpectedBody:
+    """A body that the application will read."""
+
+    deadline_at: float
+    """By when, on the monotonic clock, it must be there."""
+
+    is_hopeless: Callable[[bytes], bool] = lambda body: False
+    """Tells whether the request is refused now for want of permits, whatever else there is to say of the body."""
+
+
+@dataclass(frozen=True)
 class BodyRules:
     """What a server asks before and while it collects a body."""
 
     max_bytes: int
     budget: ByteBudget
-    deadline_at: Callable[[dict[str, Any]], float | None]
-    """Tells from a WSGI environ by when, on the monotonic clock, the body must be there.
+    expected: Callable[[dict[str, Any]], ExpectedBody | None]
+    """Tells from a WSGI environ what body the application wants.
 
     None where the application would not read it, but answers by the head alone: then the body is not waited for.
     """
@@ -102,15 +113,22 @@ def _read(request: Request, max_bytes: int) -> bytes:
     return body
 
 
-def body_deadline_at(app: Flask, timeout_s: float, environ: dict[str, Any]) -> float | None:
-    """Return by when a request's body must be there; none if its head is enough for an answer.
+def expected_body(
+    admission: Admission, paths: Mapping[str, bool], timeout_s: float, environ: dict[str, Any]
+) -> ExpectedBody | None:
+    """Return what is expected of a request's body; none if its head is enough for an answer.
 
-    The body is read where the request came to a route that captions and passes what is checked before that route.
+    The body is read where the request is a POST to one of the ``paths``, and passes what is checked before; each path
+    tells whether its JSON names a single picture.
     """
-    with app.request_context(dict(environ)):
-        if current_request.blueprint != "captions" or current_request.routing_exception is not None:
-            return None
-        try:
-            return request_deadline(current_request, timeout_s).at if app.preprocess_request() is None else None
-        except Exception:  # noqa: BLE001 - the application meets it again as it answers, and says what it is
-            return None
+    request = Request(environ)
+    if request.method != "POST" or request.path not in paths:
+        return None
+    try:
+        permits = admission.api_keys.permits_of(admission.api_keys.check(request))
+        admission.check(environ)
+        deadline = request_deadline(request, timeout_s)
+    except CaptioningError:
+        return None  # the application meets it again as it answers
+    names_picture = paths[request.path] and request.is_json
+    return ExpectedBody(deadline.at, partial(admission.is_hopeless, permits, names_picture=names_picture))

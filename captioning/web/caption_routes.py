@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,12 +16,12 @@ from flask import Blueprint, Response, g, jsonify, request
 
 from captioning.deadline import Deadline
 from captioning.lifecycle import Lifecycle
-from captioning.limits import ByteHold, Limits, Permits
-from captioning.model.batcher import Batcher
+from captioning.limits import ByteHold, Limits
 from captioning.model.engine import Candidates, GenerationOptions
 from captioning.pipeline import EncodedPicture, Pipeline
 from captioning.settings import Settings
 from captioning.trace import Trace
+from captioning.web.admission import Admission
 from captioning.web.answers import (
     CandidateAnswer,
     CaptionAnswer,
@@ -31,7 +30,6 @@ from captioning.web.answers import (
     PictureError,
     PictureErrorLine,
 )
-from captioning.web.api_keys import ApiKeys
 from captioning.web.body import read_body
 from captioning.web.bulk import each_as_admitted
 from captioning.web.caption_request import (
@@ -43,9 +41,13 @@ from captioning.web.caption_request import (
 )
 from captioning.web.error_answers import as_captioning_error
 from captioning.web.image_urls import source_of
-from captioning.web.request_deadline import ARRIVED_AT, request_deadline
+from captioning.web.request_deadline import request_deadline
 
 log = logging.getLogger("captioning.pictures")
+
+CAPTION, CAPTIONS = "/local-caption", "/local-captions"
+CAPTION_PATHS = {CAPTION: True, CAPTIONS: False}
+"""The paths whose bodies are read, and whether their JSON names a single picture."""
 
 _BULK_PATIENCE_S = 3600.0
 """How long a bulk request takes at most when its caller names no time: none of its pictures is lost for want of it."""
@@ -55,8 +57,8 @@ def caption_routes(
     settings: Settings,
     lifecycle: Lifecycle,
     limits: Limits,
+    admission: Admission,
     pipeline: Pipeline,
-    batcher: Batcher,
     on_picture: Callable[[Trace], None],
     *,
     name: str,
@@ -67,7 +69,6 @@ def caption_routes(
     ``name`` and ``revision`` are the model's, for those who ask for details.
     """
     routes = Blueprint("captions", __name__)
-    api_keys = ApiKeys(settings.api_keys, limits.requests)
     defaults = GenerationOptions.from_settings(settings)
 
     @routes.before_request
@@ -75,27 +76,28 @@ def caption_routes(
         """Refuse what the head is enough for; a server may ask this before it collects the body."""
         if request.method == "OPTIONS":
             return  # a browser asks this way whether it may ask, and sends no key yet (Fetch standard, CORS preflight)
-        g.permits = api_keys.check(request)
-        lifecycle.check(arrived_at=request.environ.get(ARRIVED_AT, math.inf))
+        g.api_key = admission.api_keys.check(request)
+        g.permits = admission.api_keys.permits_of(g.api_key)
+        admission.check(request.environ)
 
-    @routes.post("/local-caption")
+    @routes.post(CAPTION)
     def local_caption() -> Response:
         deadline = request_deadline(request, settings.request_timeout_s)
         g.trace = Trace()
         with limits.bodies.hold() as hold:
             source, asked = receive(deadline, hold)
             g.trace.seconds["receive"] = time.monotonic() - g.started  # the server may have collected the body
-            with url_permit(g.permits) if isinstance(source, str) else g.permits.permit(batcher.expected_wait_s):
+            with admission.permit(g.permits, source):
                 candidates = caption(source, asked.options, deadline, g.trace)
         return jsonify(answer(candidates, asked).shown())
 
-    @routes.post("/local-captions")
+    @routes.post(CAPTIONS)
     def local_captions() -> Response:
         patience = replace(request_deadline(request, _BULK_PATIENCE_S), interrupt=lifecycle.interrupt)
         with ExitStack() as held:
             body = held.enter_context(limits.bodies.hold())
             asked = receive_bulk(patience.within(settings.request_timeout_s), body)
-            held.enter_context(g.permits.permit(batcher.expected_wait_s))
+            held.enter_context(g.permits.permit(admission.expected_wait_s))
             held.enter_context(limits.urls.counted())
 
             def caption_one(given: str | bytes) -> CaptionAnswer:
@@ -118,7 +120,7 @@ def caption_routes(
 
             sources = (asked.sources.pop(0) for _ in range(len(asked.sources)))  # so that nothing else keeps them
             done = each_as_admitted(
-                sources, caption_one, permit=partial(url_permit, g.permits), at_once=settings.bulk_at_once
+                sources, caption_one, permit=partial(admission.url_permit, g.permits), at_once=settings.bulk_at_once
             )
             held.enter_context(closing(done))
             answers = map(partial(_answer, request_id=g.request_id), done)
@@ -129,11 +131,6 @@ def caption_routes(
             outputs = dict(answers)
         in_order = CaptionsAnswer(outputs=[outputs[index] for index in range(len(outputs))])
         return jsonify(in_order.shown())
-
-    @contextmanager
-    def url_permit(permits: Permits) -> Iterator[None]:
-        with limits.urls.permit(batcher.expected_wait_s), permits.permit(batcher.expected_wait_s):
-            yield
 
     def receive(deadline: Deadline, hold: ByteHold) -> tuple[str | EncodedPicture, CaptionRequest]:
         body = read_body(request, max_bytes=settings.max_body_bytes, deadline=deadline, hold=hold)

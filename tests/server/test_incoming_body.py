@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
-
 from captioning.errors import DeadlineExceeded, Overloaded
 from captioning.limits import ByteBudget, ByteHold
 from captioning.server.exchange import Exchange
 from captioning.server.incoming_body import IncomingBody
-from captioning.web.body import BodyRules
+from captioning.web.body import BodyRules, ExpectedBody
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 100\r\n\r\n"
 DEADLINE_AT = 1e12
 
 
 def body_within(budget: ByteBudget) -> IncomingBody:
-    rules = BodyRules(max_bytes=100, budget=budget, deadline_at=lambda environ: math.inf)
-    return IncomingBody(Exchange(HEAD), rules, DEADLINE_AT)
+    rules = BodyRules(max_bytes=100, budget=budget, expected=lambda environ: None)
+    return IncomingBody(Exchange(HEAD), rules, ExpectedBody(DEADLINE_AT))
 
 
 def test_a_body_that_waited_for_bytes_to_the_end_is_told_to_come_again() -> None:
