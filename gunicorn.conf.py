@@ -29,8 +29,7 @@ give_memory_back(os.environ, block_bytes=_engine.block_bytes)
 bind = _settings.bind
 workers = _settings.web_concurrency
 worker_class = "captioning.server.worker.Worker"
-# More threads than admission has permits: a health check and a 429 never wait for a caption.
-threads = _settings.max_concurrent_requests + 16
+threads = _settings.request_threads
 worker_connections = threads + 1000
 backlog = 2048  # a burst of newcomers; Linux cuts it to net.core.somaxconn
 keepalive = 75  # longer than a proxy's, so that the proxy is the one to close

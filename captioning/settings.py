@@ -146,6 +146,11 @@ class Settings(BaseSettings):
         return self.num_threads or max(1, available_cpus() // self.web_concurrency)
 
     @property
+    def request_threads(self) -> int:
+        """Return how many threads answer requests: more than there are permits, so that health waits for no caption."""
+        return self.max_concurrent_requests + 16
+
+    @property
     def max_concurrent_downloads(self) -> int:
         """Return how many of the requests in the works may be downloads: a quarter is left to uploads."""
         return max(1, self.max_concurrent_requests * 3 // 4)

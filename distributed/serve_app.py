@@ -24,8 +24,6 @@ from distributed.asgi import AsgiApplication
 from distributed.ray_metrics import show_in_ray
 from model_loader import Captioner, make_captioner
 
-_THREADS_BESIDE_PERMITS = 16  # health and refusals are answered at once, as under gunicorn
-
 
 class Size(BaseModel):
     """How many replicas there are, and what each takes of its machine: the arguments in serve.yaml."""
@@ -68,7 +66,7 @@ class Captioning:
         return AsgiApplication(
             self._app,
             self._app.extensions["bodies"],
-            threads=self._settings.max_concurrent_requests + _THREADS_BESIDE_PERMITS,
+            threads=self._settings.request_threads,
             script_name=self._settings.script_name,
         )
 
@@ -86,7 +84,7 @@ def build(arguments: dict[str, Any]) -> serve.Application:
     """Make the application under the settings of the environment; Serve calls this with serve.yaml's ``args``."""
     size = Size.model_validate(arguments)
     settings = load_settings()
-    at_once = settings.max_concurrent_requests + _THREADS_BESIDE_PERMITS
+    at_once = settings.request_threads
     return Captioning.options(  # type: ignore[attr-defined]
         max_ongoing_requests=at_once,
         max_queued_requests=at_once,
