@@ -21,6 +21,7 @@ from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
 from captioning.deadline import UNLIMITED, Deadline
 from captioning.errors import ImageFetchFailed, ImageFetchTimeout, ImageNotFound, ImageTooLarge, InvalidImageUrl
 from captioning.fetch.codings import EndedEarly, unpacked
+from captioning.fetch.destinations import Destinations
 from captioning.fetch.dialer import Dialer
 from captioning.fetch.transport import Transport
 from captioning.fetch.urls import Url, parse_url
@@ -68,12 +69,8 @@ class Fetcher:
             "Accept-Encoding": "identity",
             "Connection": "close",
         }
-        self._dialer = Dialer(
-            connect_timeout_s=connect_timeout_s,
-            allowed_hosts=allowed_hosts,
-            allowed_ports=allowed_ports,
-            allow_private_addresses=allow_private_addresses,
-        )
+        destinations = Destinations(allowed_hosts, allowed_ports, allow_private_addresses)
+        self._dialer = Dialer(destinations, connect_timeout_s=connect_timeout_s)
 
     def fetch(
         self, url: str, deadline: Deadline = UNLIMITED, on_bytes: Callable[[int], None] = lambda size: None

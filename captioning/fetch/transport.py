@@ -18,7 +18,7 @@ from urllib3 import HTTPConnectionPool
 from urllib3.connection import HTTPConnection
 
 from captioning.fetch.answer import Answer
-from captioning.fetch.dialer import LimitedSocket
+from captioning.fetch.limited_socket import LimitedSocket
 from captioning.fetch.urls import Url
 
 

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 from captioning import errors
 from captioning.deadline import Deadline
-from captioning.fetch import dialer, resolver
+from captioning.fetch import destinations, resolver
 from captioning.fetch.addresses import is_public_unicast
 from captioning.fetch.urls import MAX_URL_CHARS, parse_url
 from tests.bad_servers import (
@@ -59,7 +59,7 @@ pytestmark = pytest.mark.usefixtures("names")
 @pytest.fixture
 def public_2(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let 127.0.0.2 stand for the public internet; all other addresses are judged as ever."""
-    monkeypatch.setattr(dialer, "is_public_unicast", lambda a: a == "127.0.0.2" or is_public_unicast(a))
+    monkeypatch.setattr(destinations, "is_public_unicast", lambda a: a == "127.0.0.2" or is_public_unicast(a))
 
 
 @contextmanager

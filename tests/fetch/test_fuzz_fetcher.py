@@ -25,7 +25,7 @@ from hypothesis import event, given, note, settings
 from hypothesis import strategies as st
 
 from captioning.errors import CaptioningError
-from captioning.fetch import dialer
+from captioning.fetch import destinations
 from captioning.fetch.addresses import is_public_unicast
 from captioning.fetch.fetcher import Fetcher
 from tests.bad_servers import BadServer, Connection, gzip_bomb, http_answer
@@ -323,7 +323,7 @@ def internet() -> Iterator[Internet]:
     with nothing_left_behind(), pytest.MonkeyPatch.context() as patch:
         internet = Internet()
         patch.setattr(socket, "getaddrinfo", internet.getaddrinfo)
-        patch.setattr(dialer, "is_public_unicast", lambda a: a == HERE or is_public_unicast(a))
+        patch.setattr(destinations, "is_public_unicast", lambda a: a == HERE or is_public_unicast(a))
         with internet.server:
             internet.dials.listening = True
             yield internet
