@@ -281,6 +281,7 @@ class EventLoop:
         if connection.incoming is not None:
             connection.incoming.drop()
             connection.incoming = None
+        connection.environ = {}  # a client that idles keeps nothing of its last request in memory
         if connection.closed:
             return
         if not connection.unsent:

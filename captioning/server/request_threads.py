@@ -40,13 +40,14 @@ class RequestThreads:
     def begin(self, connection: Connection) -> Future[None]:
         """Answer a connection's request; the future is done when that is, and the connection is in `working` until."""
         self.working.add(connection)
-        incoming = connection.incoming
         executor: Executor = self._pipelined if connection.pipelined else self._threads
-        if incoming is not None and incoming.is_hopeless and not connection.pipelined:
-            connection.environ[REFUSED] = True
-            executor = self._in_place
-        elif incoming is not None:
-            connection.environ[ARRIVED_BODY] = incoming.arrived()
+        if (incoming := connection.incoming) is not None:
+            is_hopeless, arrived = incoming.is_hopeless, incoming.arrived()
+            if is_hopeless and not connection.pipelined:
+                connection.environ[REFUSED] = True
+                executor = self._in_place
+            else:
+                connection.environ[ARRIVED_BODY] = arrived
         return executor.submit(self._serve, connection)
 
 

@@ -7,10 +7,13 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from http.client import HTTPConnection
 
 import pytest
 import requests
 
+from benchmarks.server import memory
 from tests.bad_servers import BadServer, Connection
 from tests.conftest import SAMPLES, Service, wait_until
 
@@ -52,7 +55,8 @@ def test_refusals_need_no_thread_and_say_what_all_others_say(
         GUNICORN_CMD_ARGS=f"--threads {THREADS}",
     ).wait_until_ready()
     url = slow_server.url("/a.jpg")
-    with requests.Session() as session, ThreadPoolExecutor(THREADS) as callers:
+    with requests.Session() as session, ThreadPoolExecutor(THREADS) as callers, ExitStack() as at_the_end:
+        at_the_end.callback(go_on.set)
 
         def post(path: str = "/local-caption", **body: object) -> requests.Response:
             return session.post(service.url + path, headers={**KEY, **body.pop("headers", {})}, timeout=60, **body)  # type: ignore[arg-type, dict-item]
@@ -77,7 +81,16 @@ def test_refusals_need_no_thread_and_say_what_all_others_say(
         assert upload().status_code == 429
         assert post("/local-captions", json={"imageUrls": [url]}).status_code == 429
         without_a_thread = post(json={"imageUrl": url})
-        go_on.set()
+        (worker,) = service.worker_pids()
+        before = memory(worker)["RssAnon"]
+        with ExitStack() as idle:
+            for _ in range(20):
+                client = idle.enter_context(closing(HTTPConnection("127.0.0.1", service.port, timeout=60)))
+                client.request("POST", "/local-caption", bytes(9_000_000), {**KEY, "Content-Type": "image/jpeg"})
+                refused = client.getresponse()
+                assert (refused.status, refused.getheader("Connection")) == (429, None)
+                refused.read()
+            assert memory(worker)["RssAnon"] < before + 60_000_000, "what was refused is not kept"
 
     for answer in (of_the_loop, without_a_thread):
         assert answer.status_code == of_a_thread.status_code == 429
