@@ -179,6 +179,8 @@ class OpenedImage:
 def _open(found: Format, data: bytes, max_pixels: int) -> ImageFile:
     # The plugin is called directly. Image.open() would answer "cannot identify" both for text and for a cut PNG, and
     # warns on the way about sizes and MPO headers.
+    if claimed := found.claimed_size(data):
+        _check_size(claimed, max_pixels)
     module, _, name = found.plugin.rpartition(".")
     image: ImageFile = getattr(import_module(module), name)(io.BytesIO(data))
     _check_size(image.size, max_pixels)

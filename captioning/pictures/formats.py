@@ -27,6 +27,8 @@ class Format(NamedTuple):
     """How its files start."""
     essential: Callable[[bytes, bytes], bytes]
     """What of a file the pixels depend on; the second argument stands in for a missing end."""
+    claimed_size: Callable[[bytes], tuple[int, int] | None] = lambda essential: None
+    """The size that such a file tells, where the plugin takes memory by it before it can be asked."""
 
 
 FORMATS = (
@@ -54,6 +56,7 @@ FORMATS = (
         (".webp",),
         re.compile(rb"RIFF.{4}WEBPVP8[ XL]", re.DOTALL),
         webp.essential,
+        webp.claimed_size,
     ),
     Format(
         "GIF",

@@ -5,6 +5,7 @@ Source: RFC 9649.
 
 from __future__ import annotations
 
+import re
 import struct
 
 from captioning.pictures.orientation import exif_block, exif_orientation, xmp_orientation
@@ -47,6 +48,25 @@ def essential(data: bytes, filler: bytes) -> bytes:
     return b"".join([b"RIFF", struct.pack("<I", 4 + len(chunks)), b"WEBP", chunks])
 
 
+def claimed_size(essential: bytes) -> tuple[int, int] | None:
+    """Return width and height of the canvas, or none where they do not stand where they should.
+
+    libwebp takes eight bytes a pixel of it as soon as it is given the file.
+    """
+    if found := _CANVAS.match(essential):
+        return int.from_bytes(found[1], "little") + 1, int.from_bytes(found[2], "little") + 1
+    if found := _LOSSLESS.match(essential):
+        bits = int.from_bytes(found[1], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if found := _LOSSY.match(essential):
+        return int.from_bytes(found[1], "little") & 0x3FFF, int.from_bytes(found[2], "little") & 0x3FFF
+    return None
+
+
+_CANVAS, _LOSSLESS, _LOSSY = (
+    re.compile(rb"RIFF.{4}WEBP" + chunk, re.DOTALL)
+    for chunk in (rb"VP8X.{8}(.{3})(.{3})", rb"VP8L.{4}\x2f(.{4})", rb"VP8 .{7}\x9d\x01\x2a(..)(..)")
+)
 _WEBP_PIXELS = (b"VP8X", b"ANIM", b"ANMF", b"ALPH", b"VP8 ", b"VP8L")
 _WEBP_ORIENTATIONS = {b"EXIF": exif_orientation, b"XMP ": xmp_orientation}
 # The first of these makes the file what it is, and wants these chunks in this order.
