@@ -7,13 +7,15 @@ import; `Captioner.start` is called in the process that serves.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
@@ -82,7 +84,8 @@ class Captioner:
         """Load, then caption; whatever ends this thread, the process is not left with a model that answers nobody."""
         started = time.monotonic()
         try:
-            engine = self._load()
+            with _no_garbage_made():
+                engine = self._load()
             self.identity = self._identify()
             self._engine = engine
             self.on_ready()
@@ -100,6 +103,20 @@ class Captioner:
         self.status = "failed"
         self._batcher.fail(ModelFailed())
         self._on_failure(self._batcher.has_captioned)
+
+
+@contextmanager
+def _no_garbage_made() -> Iterator[None]:
+    """Look for garbage neither while the model loads nor, later on, among what is there by then.
+
+    It is half a million objects with torch: a full collection holds every thread up, for up to a second.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def identify(settings: Settings) -> str:

@@ -225,3 +225,18 @@ def test_a_captioner_that_cannot_load_says_so_and_calls_for_the_end() -> None:
     assert captioner.status == "failed"
     with pytest.raises(ModelFailed):
         captioner.engine()
+
+
+def test_a_full_collection_does_not_look_through_the_model() -> None:
+    """It would hold up every request for a tenth of a second to a whole one, now and then."""
+    program = (
+        "import gc, time; from app import create_app; captioner = create_app().extensions['captioner'];\n"
+        "captioner.start()\n"
+        "while captioner.status == 'loading': time.sleep(0.05)\n"
+        "print(captioner.status, gc.isenabled(), len(gc.get_objects()) < gc.get_freeze_count() / 10)"
+    )
+    settings = {"MODEL_ID": str(EMOJI_MODEL), "ENGINE": "torch"}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True
+    )
+    assert ran.stdout.split() == ["ready", "True", "True"], ran.stderr
