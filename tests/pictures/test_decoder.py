@@ -402,6 +402,19 @@ def test_a_gif_frame_may_be_smaller_than_its_canvas_or_leave_it() -> None:
     assert_close(found[9, 0], WHITE)
 
 
+def test_a_gif_needs_a_palette_of_either_kind() -> None:
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([*BLUE, *RED])
+    data = encoded(image, "GIF")
+    frame = data.index(b",\0\0\0\0\x04\0\x04\0")
+    colours, control = data[13 : 13 + 3 * 2 ** ((data[10] & 7) + 1)], data[13 + 3 * 2 ** ((data[10] & 7) + 1) : frame]
+    head = data[:10] + bytes([data[10] & 0x7F]) + data[11:13] + control + data[frame : frame + 9]
+    local = head + bytes([0x80 | data[10] & 7]) + colours + data[frame + 10 :]
+    assert_close(decoded(local), RED)
+    with pytest.raises(CorruptImage, match="palette"):
+        decode_image(head + data[frame + 9 :])
+
+
 def test_interlaced_gif() -> None:
     image = quadrants().quantize(8)
     assert_close(decoded(encoded(image, "GIF", interlace=1)), np.asarray(image.convert("RGB")))

@@ -12,7 +12,10 @@ from captioning.pictures.scan.limits import MAX_PARTS
 
 
 def essential(data: bytes, filler: bytes) -> bytes:
-    """Keep the screen, the first picture and the control extension before it."""
+    """Keep the screen, the first picture and the control extension before it.
+
+    Raises CorruptImage where there is no picture, or no palette for it.
+    """
     screen = 13 + _colours_bytes(data[10:11])
     control = b""
     at, in_extension = screen, False
@@ -26,6 +29,8 @@ def essential(data: bytes, filler: bytes) -> bytes:
             break
         at = found.start()
         if found[0] == b",":
+            if screen == 13 and not _colours_bytes(data[at + 9 : at + 10]):
+                raise CorruptImage(detail="a GIF without a palette")
             return b"".join([data[:screen], control, data[at:]])
         label, length, flags = data[at + 1 : at + 2], data[at + 2 : at + 3], data[at + 3 : at + 7]
         if label == b"\xf9" and length >= b"\4" and len(flags) == 4:
