@@ -3,8 +3,9 @@
 One scale a tensor serves badly where some channels are a hundred times as large as the rest, which they are in trained
 vision encoders. Such a channel can be made smaller where it is written (a LayerNorm's gain and bias, the rows of a
 matrix) and its column larger where it is read. SmoothQuant (arXiv:2211.10438, equation 4) gives the factor: with X the
-channel's largest value and W its column's, s = X**alpha / W**(1 - alpha). Whatever factor a channel was planted with,
-s takes all of it back: X grows by it and W shrinks by it.
+channel's largest value and W the size of its column, s = X**alpha / W**(1 - alpha). Whatever factor a channel was
+planted with, s takes all of it back: X grows by it and W shrinks by it. In the paper W is a column's largest weight,
+and one large row, of a neuron that is an outlier itself, would hide all others. Here it is `column_sizes`.
 
 All s are powers of two, so the balanced model is not merely close to the original: it computes the same bits.
 """
@@ -56,7 +57,7 @@ def balance(weights: Weights, sizes: Sizes, largest: Mapping[str, Array]) -> Bal
 
     def share(seen: Array, *matrices: str) -> Array:
         """Choose the factors for matrices that read the same channels."""
-        columns = np.max([np.abs(weights(f"{matrix}.weight")).max(axis=0) for matrix in matrices], axis=0)
+        columns = np.max([column_sizes(weights(f"{matrix}.weight")) for matrix in matrices], axis=0)
         chosen = powers_of_two(seen, columns)
         factors.update(dict.fromkeys(matrices, chosen))
         return chosen
@@ -86,6 +87,16 @@ def balance(weights: Weights, sizes: Sizes, largest: Mapping[str, Array]) -> Bal
         mlp(f"{prefix}crossattention.output.LayerNorm", f"{prefix}intermediate.dense", f"{prefix}output.dense")
 
     return Balanced(weights, factors, divisors)
+
+
+def column_sizes(weight: Array) -> Array:
+    """Return the root mean square of each column of ``[N, K]``, its entries taken as shares of their rows' largest.
+
+    Every row is quantised with a scale of its own, so a row that is large as a whole says nothing of the columns.
+    """
+    shares = weight / np.maximum(np.abs(weight).max(axis=1, keepdims=True), 1e-30)
+    sizes: Array = np.sqrt(np.square(shares).mean(axis=0))
+    return sizes
 
 
 def powers_of_two(seen: Array, columns: Sequence[float] | Array) -> Array:

@@ -19,7 +19,7 @@ from captioning.model.preprocessor import Preprocessor
 from captioning.model.torch_engine import load_model
 from tests.conftest import EMOJI_MODEL, SAMPLES
 from tools.export_int8 import ExportError, export
-from tools.int8_balance import balance
+from tools.int8_balance import balance, column_sizes
 from tools.int8_calibration import listening, refer, views
 from tools.int8_fidelity import logits_error
 from tools.int8_graphs import Array, Sizes
@@ -43,7 +43,12 @@ def compare(model: Path, int8: Path) -> tuple[float, list[float]]:
 
 @pytest.mark.parametrize(
     ("kinds", "factor", "seed"),
-    [(("channels",), 120, 41), (("channels", "hidden", "values"), 120, 42), (("tokens",), 60, 43)],
+    [
+        (("channels",), 120, 41),
+        (("channels", "hidden", "values"), 120, 42),
+        (("tokens",), 60, 43),
+        (("channels", "hidden", "tokens"), 120, 44),
+    ],
     ids=lambda value: "+".join(value) if isinstance(value, tuple) else str(value),
 )
 def test_planted_outliers_cost_nothing(tmp_path: Path, kinds: tuple[str, ...], factor: float, seed: int) -> None:
@@ -66,6 +71,15 @@ def test_neurons_that_no_calibration_picture_woke_cost_nothing(tmp_path: Path) -
     assert same > 0.95
     assert median(errors) < 0.03
     assert max(errors) < 0.1
+
+
+def test_a_row_that_is_large_as_a_whole_hides_no_small_column() -> None:
+    weight = np.random.default_rng(46).standard_normal((64, 32)).astype(np.float32)
+    weight[:, 5] /= 128
+    planted = weight.copy()
+    planted[[3, 40]] *= 128
+    assert np.array_equal(column_sizes(planted), column_sizes(weight))
+    assert column_sizes(weight).argmin() == 5
 
 
 def test_the_balanced_model_is_the_same_function() -> None:
