@@ -64,6 +64,7 @@ def post_worker_init(worker: Any) -> None:
     extensions = worker.app.wsgi().extensions
     extensions["decoders"].start()
     extensions["captioner"].on_ready = worker.say_ready
+    extensions["captioner"].others_serve = worker.others_serve
     extensions["captioner"].start()
     extensions["metrics"].start()
     worker.on_drain = extensions["lifecycle"].drain

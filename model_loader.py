@@ -32,6 +32,8 @@ from captioning.settings import Settings, SettingsError, load_settings
 
 log = logging.getLogger("captioning.model")
 
+_LOAD_AGAIN_S = 30.0
+
 
 class Captioner:
     """The model and its thread, which loads the engine and then runs the batcher."""
@@ -53,6 +55,8 @@ class Captioner:
         self._batcher = batcher
         self._on_failure = on_failure
         self.on_ready: Callable[[], object] = lambda: None
+        self.others_serve: Callable[[], bool] = lambda: False
+        """Whether other processes caption what comes, so that this one need not end when it finds no model."""
         self.status: ModelStatus = "loading"
         self._engine: Engine | None = None
         self.identity = ""
@@ -84,8 +88,7 @@ class Captioner:
         """Load, then caption; whatever ends this thread, the process is not left with a model that answers nobody."""
         started = time.monotonic()
         try:
-            with _no_garbage_made():
-                engine = self._load()
+            engine = self._load_in_the_end()
             self.identity = self._identify()
             self._engine = engine
             self.on_ready()
@@ -98,6 +101,24 @@ class Captioner:
         except BaseException:  # a thread's edge: an error that left it would end it unseen
             log.critical("The model cannot go on.", exc_info=True)
             self._fail()
+
+    def _load_in_the_end(self) -> Engine:
+        """Load the engine, again and again while others serve: gunicorn ends all of them where one has no model.
+
+        Raises:
+            ModelLoadError: as `load_engine` does, once nobody else serves.
+        """
+        while True:
+            try:
+                with _no_garbage_made():
+                    return self._load()
+            except ModelLoadError as error:
+                if not self.others_serve():
+                    raise
+                log.error("%s Other workers go on; this one tries again every %.0f s.", error, _LOAD_AGAIN_S)
+            again_at = time.monotonic() + _LOAD_AGAIN_S
+            while time.monotonic() < again_at and self.others_serve():
+                time.sleep(1)
 
     def _fail(self) -> None:
         self.status = "failed"

@@ -81,8 +81,7 @@ class Pipeline:
         Raises:
             CaptioningError: any of the tree.
         """
-        engine = self._model.engine()
-        engine.check(options)
+        engine = self.engine_for(options)
         deadline.check()
         if isinstance(source, str):
             trace.image_host = parse_url(source).host
@@ -108,6 +107,16 @@ class Pipeline:
                     self._url_digests.put(source, digest)
                 return candidates
         return self._caption_encoded(source, picture_digest(source.data), engine, options, deadline, trace)
+
+    def engine_for(self, options: GenerationOptions) -> Engine:
+        """Return the engine, which can do what the options ask for.
+
+        Raises:
+            ModelLoading, ModelFailed, InvalidParameter: no picture can be captioned so.
+        """
+        engine = self._model.engine()
+        engine.check(options)
+        return engine
 
     def _known(self, url: str, options: GenerationOptions) -> Candidates | None:
         """Return the caption of the picture that the URL last led to, if this process still knows both."""

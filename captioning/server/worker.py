@@ -160,9 +160,13 @@ class Worker(GunicornWorker):  # type: ignore[misc]
         self._siblings.say_ready()
         self._may_serve = True
 
+    def others_serve(self) -> bool:
+        """Tell whether a sibling can serve newcomers now."""
+        return self._siblings.any_serving()
+
     def _may_accept(self) -> bool:
         """Tell whether newcomers are served best here, which they are not where only a sibling is ready."""
-        return self._may_serve or not self._siblings.any_serving()
+        return self._may_serve or not self.others_serve()
 
     def _served_its_share(self) -> bool:
         """Tell so of a worker that is ready only: health checks must not end one that loads for long."""

@@ -97,6 +97,7 @@ def caption_routes(
         with ExitStack() as held:
             body = held.enter_context(limits.bodies.hold())
             asked = receive_bulk(patience.within(settings.request_timeout_s), body)
+            pipeline.engine_for(asked.options)  # one answer for all pictures, with Retry-After
             held.enter_context(g.permits.permit(admission.expected_wait_s))
             held.enter_context(limits.urls.counted())
 

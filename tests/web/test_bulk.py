@@ -109,6 +109,13 @@ def test_an_empty_url_is_told_so(service: Service) -> None:
     assert output == {"error": "imageUrl is empty; send an http:, https: or data: URL.", "code": "invalid_image_url"}
 
 
+def test_options_that_the_model_has_no_room_for_are_the_request_s_error(service: Service) -> None:
+    """They were each picture's, in an answer of 200."""
+    body = {"imageUrls": ["data:,a"] * 3, "prompt": "a dog " * 80}
+    refused = requests.post(f"{service.url}/local-captions", json=body, timeout=60)
+    assert (refused.status_code, refused.json()["code"]) == (400, "invalid_parameter")
+
+
 def test_options_hold_for_all_pictures(service: Service, image_server: str) -> None:
     url = f"{image_server}/samples/{SAMPLES[0].name}"
     body = {"imageUrls": [url, url], "prompt": "a picture of", "maxNewTokens": 4}

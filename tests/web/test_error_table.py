@@ -279,6 +279,9 @@ def test_a_model_that_loads_or_failed_says_so(serve_app: Callable[[Callable[[], 
     response = requests.post(url, json={"imageUrl": "data:,a"}, timeout=5)
     assert_error(response, 503, "model_loading")
     assert int(response.headers["Retry-After"]) >= 1
+    several = requests.post(f"{url}s", json={"imageUrls": ["data:,a"] * 64}, timeout=5)
+    assert_error(several, 503, "model_loading")  # it was 200, with no time to come again, and 64 pictures lost
+    assert int(several.headers["Retry-After"]) >= 1
     loading.set()
     wait_until(
         lambda: requests.post(url, json={"imageUrl": "data:,a"}, timeout=5).json()["code"] == "model_failed",
