@@ -96,7 +96,8 @@ def still_in_line(since: float) -> Overloaded:
     return Overloaded(detail="its time was over in the line", retry_after_s=time.monotonic() - since)
 
 
-def _in_line(deadline: Deadline) -> Deadline:
+def in_line(deadline: Deadline) -> Deadline:
+    """Return the deadline of who stands in a line from now on."""
     return replace(deadline, error=partial(still_in_line, time.monotonic()))
 
 
@@ -127,7 +128,7 @@ class Slots:
             self._line.append(turn)
             self._hand_out()
         try:
-            deadline = _in_line(deadline)
+            deadline = in_line(deadline)
             while not turn.is_set():
                 turn.wait(timeout=deadline.poll_s())
             yield
@@ -262,7 +263,7 @@ class ByteHold:
             CaptioningError: else as `Deadline.check`.
         """
         began = time.monotonic()
-        deadline = _in_line(deadline)
+        deadline = in_line(deadline)
         with self._budget._lock:
             try:
                 while not self._budget._try_resize(self, self.size + size):

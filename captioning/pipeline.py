@@ -15,7 +15,7 @@ from captioning.errors import DeadlineExceeded, ImageFetchFailed, ImageFetchTime
 from captioning.fetch.codings import EndedEarly
 from captioning.fetch.fetcher import Fetcher
 from captioning.fetch.urls import parse_url
-from captioning.limits import ByteHold, Limits
+from captioning.limits import ByteHold, Limits, in_line
 from captioning.model.batcher import Batcher, Captioned
 from captioning.model.engine import Candidates, Engine, GenerationOptions, Pixels
 from captioning.pictures.decoders import Decoders
@@ -179,10 +179,11 @@ class Pipeline:
         return decoded.pixel_values
 
     def _generate(self, pixel_values: Pixels, options: GenerationOptions, deadline: Deadline) -> Captioned:
-        future = self._batcher.submit(pixel_values, options, deadline)
+        line = in_line(deadline)
+        future = self._batcher.submit(pixel_values, options, line)
         try:
             while True:
-                patience_s = deadline.poll_s()
+                patience_s = (deadline if future.running() else line).poll_s()
                 try:
                     return future.result(timeout=patience_s)
                 except CancelledError as error:

@@ -211,3 +211,17 @@ def test_a_queue_that_is_too_long_refuses_a_url_before_its_download(
         assert images.requests == []
         queue.fail(Overloaded())
         assert answer.exception(60)
+
+
+def test_who_still_waits_for_the_model_at_the_deadline_may_come_again(
+    captioner: Captioner, limits: Limits, decoders: Decoders
+) -> None:
+    """It was a 504, as of a model that took too long."""
+    queue = Batcher(max_batch_size=1)  # nobody runs it
+    pipeline = make_pipeline(SETTINGS, captioner, queue, limits, decoders)
+    with limits.bodies.hold() as hold:
+        picture = EncodedPicture(PICTURE, hold)
+        with pytest.raises(Overloaded) as refused:
+            pipeline.caption(picture, GenerationOptions(), deadline=Deadline.after(2), trace=Trace())
+    assert refused.value.retry_after_s
+    assert queue.waiting == 0

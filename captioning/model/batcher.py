@@ -104,15 +104,20 @@ class Batcher:
     def expected_wait_s(self, options: GenerationOptions | None = None) -> float:
         """Return the seconds until a picture that came now would be captioned, by the speed measured so far."""
         with self._changed:
-            left = 0.0
-            if self._running:
-                left = max(0.0, self._speed.of(self._running) - (self._clock() - self._running_since))
-            # Pictures with equal options share batches.
-            groups = Counter(job.options for job in self._waiting)
-            groups[options or GenerationOptions()] += 1
-            for count in groups.values():
-                whole, rest = divmod(count, self._max_batch_size)
-                left += whole * self._speed.of(self._max_batch_size) + self._speed.of(rest)
+            pictures = Counter(job.options for job in self._waiting)
+            pictures[options or GenerationOptions()] += 1
+            return self._expected_s(pictures)
+
+    def _expected_s(self, pictures: Counter[GenerationOptions]) -> float:
+        """Return the seconds until the running batch and these pictures are done; equal options share batches."""
+        left, pace = 0.0, 1.0
+        if self._running:
+            ran = self._clock() - self._running_since
+            left = max(0.0, self._speed.of(self._running) - ran)
+            pace = self._speed.pace(self._running, ran)
+        for count in pictures.values():
+            whole, rest = divmod(count, self._max_batch_size)
+            left += pace * (whole * self._speed.of(self._max_batch_size) + self._speed.of(rest))
         return left
 
     def check_wait(self, deadline: Deadline, options: GenerationOptions) -> None:
@@ -195,11 +200,27 @@ class Batcher:
         """Wait for work; return jobs with equal options, the oldest among them, or none when all is done."""
         with self._changed:
             while True:
+                self._running = 0
+                self._refuse_the_late()
                 batch = self._take()
                 self._running, self._running_since = len(batch), self._clock()
                 if batch or (self._refusal is not None and not self._waiting):
                     return batch
                 self._changed.wait()
+
+    def _refuse_the_late(self) -> None:
+        """Refuse those that are late by now, since batches took longer than before: they need not wait to be told.
+
+        The one with the most time is spared: what nobody runs shows no better speed.
+        """
+        spared = max(self._waiting, key=lambda job: job.deadline.at, default=None)
+        pictures: Counter[GenerationOptions] = Counter()
+        for job in list(self._waiting):
+            expected = self._expected_s(pictures + Counter([job.options]))
+            if job is spared or time.monotonic() + expected <= job.deadline.at:
+                pictures[job.options] += 1
+            elif job.future.set_running_or_notify_cancel():
+                job.future.set_exception(Overloaded(detail="late by now", retry_after_s=expected))
 
     def _take(self) -> list[_Job]:
         batch: list[_Job] = []
