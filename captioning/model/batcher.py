@@ -225,7 +225,7 @@ class Batcher:
     def _take(self) -> list[_Job]:
         batch: list[_Job] = []
         for job in list(self._waiting):
-            if len(batch) == self._max_batch_size:
+            if len(batch) == self._max_batch_size or self._would_be_late(batch):
                 break
             if batch and job.options != batch[0].options:
                 continue
@@ -239,6 +239,11 @@ class Batcher:
             else:
                 batch.append(job)
         return batch
+
+    def _would_be_late(self, batch: list[_Job]) -> bool:
+        """Tell whether one of a batch would be late if the batch grew: all of it is done at once."""
+        done_at = time.monotonic() + self._speed.of(len(batch) + 1)
+        return any(done_at > job.deadline.at for job in batch)
 
     def _leave(self, job: _Job) -> None:
         with self._changed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from ipaddress import ip_address
 
 from captioning.limits import Limits
 from captioning.model.registry import name_and_revision
@@ -45,8 +46,17 @@ def log_start(settings: Settings, variables: Iterable[str], addresses: Sequence[
     )
     for warning in misspelt_settings(variables):
         log.warning("%s", warning)
-    if not settings.api_keys:
+    if not settings.api_keys and not all(map(is_loopback, addresses)):
         log.warning("API_KEYS is not set: whoever reaches this address may ask for captions.")
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether an address that gunicorn binds is for programs on the same machine alone."""
+    host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    try:
+        return address.startswith("unix:") or host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def misspelt_settings(variables: Iterable[str]) -> list[str]:

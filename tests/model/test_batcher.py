@@ -219,6 +219,21 @@ def test_who_is_late_since_the_model_became_slower_is_told_before_the_deadline(
     assert min(when for when, error in told if error) < 15  # long before
 
 
+def test_no_batch_grows_so_large_that_one_of_it_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("time.monotonic", clock)
+    speed = BatchSeconds()
+    speed.learn(1, 2.0)
+    speed.learn(4, 8.0)
+    batcher = Batcher(max_batch_size=4, speed=speed, clock=clock)
+    futures = [batcher.submit(picture(n), GREEDY, Deadline.after(5 if n == 0 else 30)) for n in range(4)]
+    batcher.close()
+    engine = Timed(clock, lambda size: 2.0 * size)
+    batcher.run(engine)
+    assert engine.batches == [["0", "1"], ["2", "3"]]
+    assert all(future.exception() is None for future in futures)
+
+
 def test_pictures_with_other_options_wait_for_batches_of_their_own() -> None:
     speed = BatchSeconds()
     for size in (1, 2, 3, 4):

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 
-from captioning.observe.start_report import misspelt_settings
+from captioning.observe.start_report import log_start, misspelt_settings
+from captioning.settings import Settings
 from tests.conftest import EMOJI_MODEL, Service, wait_until
 
 
@@ -70,6 +72,23 @@ def test_what_looks_like_a_mistake_is_a_warning_at_the_start(start_service: Call
         ),
         ("WARNING", "API_KEYS is not set: whoever reaches this address may ask for captions."),
     ]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8000", "127.8.0.1:80", "[::1]:8000", "localhost:8000", "unix:/run/a"])
+def test_who_listens_on_its_own_machine_alone_is_not_warned_of_missing_keys(
+    address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    log_start(Settings(_env_file=None), {}, [address], 1)
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+
+
+@pytest.mark.parametrize(
+    "others", ["0.0.0.0:8000", "[::]:8000", "10.0.0.1:80", "captions.example:8000", ":8000", "fd://3"]
+)
+def test_who_listens_elsewhere_too_is_warned_of_missing_keys(others: str, caplog: pytest.LogCaptureFixture) -> None:
+    log_start(Settings(_env_file=None), {}, ["127.0.0.1:8000", others], 1)
+    [warning] = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("API_KEYS is not set")
 
 
 def test_misspelt_settings_are_found_and_others_are_left_alone() -> None:
