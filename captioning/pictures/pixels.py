@@ -46,7 +46,7 @@ _ORIENTATIONS: dict[object, tuple[Transpose, bool, bool]] = {
 _SWAPPED_AXES = (Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90)
 
 # PNG's grey below 16 bits, by Pillow's raw mode -> the factor that makes its white 255.
-_GREY_SCALES: dict[object, int] = {"L;2": 85, "L;4": 17, "L": 1}
+_GREY_SCALES: dict[object, int] = {"L;2": 85, "L;4": 17}
 
 
 class DecodedImage:
@@ -153,13 +153,11 @@ def _orientation(image: ImageFile) -> object:
         return 1
 
 
-def _transparency(image: ImageFile) -> object:
+def _transparency(image: ImageFile) -> int | None:
     """Return PNG's colour key on the scale to which Pillow unpacks the pixels, or None to leave it alone."""
     key = image.info.get("transparency")
     rawmode = image.tile[0].args if isinstance(image, PngImageFile) and image.tile else None
-    if isinstance(key, int) and rawmode in _GREY_SCALES:
-        return key * _GREY_SCALES[rawmode] & 255
-    return tuple(sample & 255 for sample in key) if isinstance(key, tuple) else None
+    return key * _GREY_SCALES[rawmode] if isinstance(key, int) and rawmode in _GREY_SCALES else None
 
 
 def _low_bytes_other_than_key(image: ImageFile, ground: int | None) -> Image.Image | None:

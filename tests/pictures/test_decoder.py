@@ -166,6 +166,12 @@ def test_grey_of_every_depth_with_a_colour_key(bits: int) -> None:
         chunk = [(b"tRNS", struct.pack(">H", key))]
         found = decoded(png(samples[..., None], bits=bits, colour=0, extra=chunk))[0]
         assert_close(found[:, 0], np.where(samples[0] == key, 255, expected), 1)
+    # Bits above the samples' own do not count.
+    if bits < 16:
+        chunk = [(b"tRNS", struct.pack(">H", 1 << bits))]
+        for adam7 in (False, True):
+            found = decoded(png(samples[..., None], bits=bits, colour=0, extra=chunk, adam7=adam7))[0]
+            assert_close(found[:, 0], np.where(samples[0] == 0, 255, expected), 1)
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -660,6 +666,15 @@ def test_what_is_not_on_the_list_is_unsupported(data: bytes) -> None:
     with pytest.raises(UnsupportedImage) as caught:
         decode_image(data)
     assert caught.value.status == 422
+
+
+@pytest.mark.parametrize(("code", "bits"), [(0xC5, 8), (0xC7, 8), (0xCB, 8), (0xF7, 8), (0xC1, 12), (0xC3, 16)])
+def test_jpegs_of_rare_kinds_are_not_called_damaged(code: int, bits: int) -> None:
+    data = encoded(quadrants(), "JPEG")
+    frame = data.index(b"\xff\xc0")
+    data = data[: frame + 1] + bytes([code]) + data[frame + 2 : frame + 4] + bytes([bits]) + data[frame + 5 :]
+    with pytest.raises(UnsupportedImage, match="JPEG images of this kind"):
+        decode_image(data)
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,16 @@ def test_no_segment_fails_a_jpeg(code: int, body: bytes) -> None:
             assert_same(data[:scan] + segment + data[scan:], decode_image(data))
 
 
+@pytest.mark.parametrize(("code", "name", "size"), [(0xE0, b"JFIF\0", 14), (0xEE, b"Adobe", 12)])
+@pytest.mark.parametrize("sample", ["jpeg", "progressive", "cmyk"])
+def test_a_segment_about_colours_that_is_too_short_is_none(code: int, name: bytes, size: int, sample: str) -> None:
+    data = SAMPLES[sample]
+    tables = data.index(b"\xff\xdb")
+    for length in range(len(name), size):
+        segment = jpeg_segment(code, name.ljust(length, b"\0"))
+        assert_same(data[:tables] + segment + data[tables:], decode_image(data))
+
+
 def test_a_broken_exif_does_not_hide_the_orientation_of_xmp() -> None:
     stored = encoded(Image.fromarray(np.rot90(UPRIGHT)), "JPEG", quality=100, subsampling=0)
     xmp = jpeg_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation='6' tiff:Orientation=\"6\"/>")

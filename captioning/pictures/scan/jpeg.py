@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import struct
 
-from captioning.errors import CorruptImage
+from captioning.errors import CorruptImage, UnsupportedImage
 from captioning.pictures.orientation import exif_block, exif_orientation, xmp_orientation
 from captioning.pictures.scan.limits import MAX_PARTS
 
@@ -21,14 +21,19 @@ _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
 # Frames, tables, restart interval, arithmetic conditioning.
 _JPEG_PIXELS = {*range(0xC0, 0xD0), 0xDB, 0xDD} - {0xC8}
-# What says how colours are coded: JFIF and Adobe.
-_JPEG_COLOURS = {0xE0: b"JFIF\0", 0xEE: b"Adobe"}
+# What says how colours are coded, with the bytes below which libjpeg takes it for another's: JFIF and Adobe.
+_JPEG_COLOURS = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}
+# Frames, JPEG-LS' among them, by what libjpeg reads of them: sequential, progressive, lossless; coded by Huffman or
+# arithmetically.
+_JPEG_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+_JPEG_READ = {0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA}
 
 
 def essential(data: bytes, filler: bytes) -> bytes:
     """Keep the first picture's tables and scans, JFIF, Adobe's colour transform and the orientation.
 
-    Raises CorruptImage for more than MAX_SCANS scans.
+    Raises CorruptImage for more than MAX_SCANS scans, and UnsupportedImage for hierarchical JPEGs, JPEG-LS and other
+    depths than 8 bits.
     """
     colours: dict[int, bytes] = {}
     orientations: dict[bytes, int | None] = {}
@@ -44,14 +49,21 @@ def essential(data: bytes, filler: bytes) -> bytes:
             break
         body = start + 4
         at = start + 2 + int.from_bytes(data[start + 2 : body])
+        if code in _JPEG_FRAMES and not scans and (code not in _JPEG_READ or data[body : body + 1] not in b"\b"):
+            raise UnsupportedImage(
+                "JPEG images of this kind (depth or coding) are not supported; save it as PNG.",
+                detail=f"frame {code:#x} of {data[body : body + 1].hex()} bits",
+            )
         if code == _SOS:
             scans.append(data[body:at])
             following = _JPEG_MARKER.search(data, at)
             at = following.start() if following else len(data)
         if code == _SOS or code in _JPEG_PIXELS:
             kept.append(data[start:at])
-        elif code in _JPEG_COLOURS and data.startswith(_JPEG_COLOURS[code], body):
-            colours[code] = data[start:at]
+        elif code in _JPEG_COLOURS:
+            prefix, size = _JPEG_COLOURS[code]
+            if data.startswith(prefix, body) and at - body >= size:
+                colours[code] = data[start:at]
         elif code == _APP1:
             for prefix, read in _JPEG_ORIENTATIONS.items():
                 if prefix not in orientations and data.startswith(prefix, body):

@@ -40,8 +40,9 @@ def essential(data: bytes, filler: bytes) -> bytes:
         elif kind == b"PLTE" and has_palette and not pixels and 0 < length <= 768 and _is_intact(data, at, end):
             kept.setdefault(kind, _png_chunk(kind, data[start:end].ljust(768, b"\0")))
             trns_lengths = trns_lengths or range(1, min(length // 3, 2 ** data[24]) + 1)
-        elif kind == b"tRNS" and not pixels and length in trns_lengths and _is_intact(data, at, end):
-            kept.setdefault(kind, data[at : end + 4])
+        elif kind == b"tRNS" and not (pixels or kind in kept) and length in trns_lengths and _is_intact(data, at, end):
+            body = data[start:end]
+            kept[kind] = _png_chunk(kind, body if has_palette else _colour_key(body, data[24]))
         elif kind == b"eXIf" and kind not in orientations and _is_intact(data, at, end):
             orientations[kind] = exif_orientation(data[start:end])
         elif kind in (b"tEXt", b"zTXt", b"iTXt"):
@@ -64,6 +65,12 @@ def essential(data: bytes, filler: bytes) -> bytes:
 _PNG_TEXTS = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 # By colour type: grey, colour. A palette has as many as it has colours, or fewer.
 _TRNS_LENGTHS = {b"\0": range(2, 3), b"\2": range(6, 7)}
+
+
+def _colour_key(body: bytes, bits: int) -> bytes:
+    """Clear what its samples have above a picture's own bits, which the standard wants of decoders."""
+    samples = struct.unpack(f">{len(body) // 2}H", body)
+    return struct.pack(f">{len(samples)}H", *(sample & 2**bits - 1 for sample in samples))
 
 
 def _is_intact(data: bytes, at: int, end: int) -> bool:
