@@ -139,19 +139,24 @@ class OpenedImage:
         """
         image, self._image = self._image, None
         assert image is not None
+        rows: list[int] | None = None
         if not self._is_cut:
             with suppress(CorruptImage), translated_errors():
-                return DecodedImage(image)
+                picture = DecodedImage(image)
+                if self.format != "JPEG" or not picture.ends_flat(ROWS_NEEDED):
+                    return picture
+                # A white margin; or somebody put an end marker behind half a picture, and libjpeg made up the rest.
+                rows = picture.row_checksums()
+                del picture
         # The memory of what failed is free by now.
         del image
-        return self._decode_cut()
+        return self._decode_cut(rows)
 
-    def _decode_cut(self) -> DecodedImage:
-        """Decode twice, with different things in place of what is missing.
+    def _decode_cut(self, rows: list[int] | None) -> DecodedImage:
+        """Decode twice, with different things in place of what is missing; ``rows`` are those of one that was done.
 
         Raises CorruptImage where too few of the rows agree.
         """
-        rows: list[int] | None = None
         for ground, filler in enumerate(_FILLERS):
             try:
                 with translated_errors():

@@ -80,6 +80,12 @@ class DecodedImage:
         width, height = self._image.size
         return [zlib.crc32(self._image.crop((0, row, width, row + 1)).tobytes()) for row in range(height)]
 
+    def ends_flat(self, share: float) -> bool:
+        """Tell whether all stored rows below this share of the height are of one colour."""
+        width, height = self._image.size
+        end = self._image.crop((0, min(int(share * height), height - 1), width, height))
+        return all(band.getextrema()[0] == band.getextrema()[1] for band in end.split())
+
     def to_rgb(self) -> Image.Image:
         """Return the whole picture, upright, in mode RGB."""
         return self.crop((0, 0, *self.size))

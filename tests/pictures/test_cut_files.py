@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -109,14 +110,37 @@ def test_what_costs_many_rows_is_corrupt(name: str) -> None:
             decode_image(data[: int(kept * len(data))])
 
 
-@pytest.mark.parametrize("name", [name for name in STILL if "jpeg" in name])
+@pytest.mark.parametrize("name", [name for name in STILL if name[:3] not in ("bmp", "tif")])
 def test_zeros_are_no_picture(name: str) -> None:
     # A download whose room was made in advance.
     data = STILL[name]
     half = data[: len(data) // 2]
-    for padded in (half + bytes(len(data) - len(half)), half + bytes(10 * len(data))):
-        with pytest.raises(CorruptImage):
-            decode_image(padded)
+    fills = (b"\0", b"\xff") if "jpeg" in name else (b"\0",)
+    for size in (max(1024, len(data) - len(half)), 10 * len(data)):
+        for fill in fills:
+            with pytest.raises(CorruptImage):
+                decode_image(half + fill * size)
+
+
+@pytest.mark.parametrize("name", [name for name in STILL if "jpeg" in name])
+def test_an_end_marker_makes_no_half_a_picture_whole(name: str) -> None:
+    data = STILL[name]
+    for kept in (0.1, 0.3, 0.5, 0.75):
+        cut = data[: int(kept * len(data))] + b"\xff\xd9"
+        if "progressive" in name and kept > 0.1:  # the first scan has come whole: all of it is there, less sharp
+            assert np.abs(pixels(cut) - pixels(data)).mean() < 32
+        else:
+            with pytest.raises(CorruptImage):
+                decode_image(cut)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"optimize": True}, {"restart_marker_rows": 1}])
+def test_a_flat_end_is_a_picture_like_any_other(options: dict[str, Any]) -> None:
+    flat = SCENE.copy()
+    flat.paste("white", (0, flat.height // 2, flat.width, flat.height))
+    data = encoded(flat, "JPEG", **options)
+    with Image.open(io.BytesIO(data)) as plain:
+        assert np.array_equal(pixels(data), np.asarray(plain.convert("RGB")))
 
 
 def test_a_progressive_jpeg_without_its_last_scans() -> None:

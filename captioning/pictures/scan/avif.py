@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import struct
 
-from captioning.pictures.scan.limits import MAX_PARTS
+from captioning.pictures.scan.limits import MAX_PARTS, without_room
 
 _BOX = struct.Struct(">I4s")
 _METADATA_ITEM = re.compile(rb"(infe(?:\x02.{3}.{2}|\x03.{3}.{4}).{2})(?:Exif|mime)", re.DOTALL)
@@ -16,6 +16,7 @@ _METADATA_ITEM = re.compile(rb"(infe(?:\x02.{3}.{2}|\x03.{3}.{4}).{2})(?:Exif|mi
 
 def essential(data: bytes, filler: bytes) -> bytes:
     """Give items of metadata a type that no reader knows, and make up a little of the last box."""
+    data = without_room(data)
     parts: list[bytes] = []
     at = 0
     for _ in range(MAX_PARTS):

@@ -74,13 +74,13 @@ def essential(data: bytes, filler: bytes) -> bytes:
         block = b"Exif\0\0" + exif_block(orientation)
         kept.insert(0, struct.pack(">BBH", 0xFF, _APP1, 2 + len(block)) + block)
     if code != _EOI and kept:
-        # Zeros are what is left of a download whose room was made in advance.
-        kept[-1] = kept[-1].rstrip(b"\0")
-    if code == _EOI:
-        kept.append(b"\xff\xd9")
-    elif filler and _has_all_scans(scans):
+        # What is left of a download whose room was made in advance, on disk or in flash.
+        kept[-1] = kept[-1].rstrip(b"\0\xff")
+    if filler and (code == _EOI or _has_all_scans(scans)):
         # libjpeg takes the rest for grey; or it is made of what is no sensible samples.
         kept.append((_NOISE if filler != b"\0" else b"") + b"\xff\xd9")
+    elif code == _EOI:
+        kept.append(b"\xff\xd9")
     return b"".join([b"\xff\xd8", *colours.values(), *kept])
 
 

@@ -10,7 +10,7 @@ import zlib
 
 from captioning.errors import CorruptImage
 from captioning.pictures.orientation import exif_block, exif_orientation, xmp_orientation
-from captioning.pictures.scan.limits import MAX_PARTS
+from captioning.pictures.scan.limits import MAX_PARTS, without_room
 
 _MAX_TEXT_BYTES = 2**20
 
@@ -24,6 +24,7 @@ def essential(data: bytes, filler: bytes) -> bytes:
 
     Raises CorruptImage where there is no sound palette before the pixels that need one.
     """
+    data = without_room(data)
     has_palette = data[25:26] == b"\3"
     kept: dict[bytes, bytes] = {}
     pixels: list[bytes] = []

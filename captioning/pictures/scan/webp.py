@@ -9,7 +9,7 @@ import re
 import struct
 
 from captioning.pictures.orientation import exif_block, exif_orientation, xmp_orientation
-from captioning.pictures.scan.limits import MAX_PARTS, MISSING_SHARE
+from captioning.pictures.scan.limits import MAX_PARTS, MISSING_SHARE, without_room
 
 
 def essential(data: bytes, filler: bytes) -> bytes:
@@ -17,6 +17,7 @@ def essential(data: bytes, filler: bytes) -> bytes:
 
     The canvas of an animation is clear where its first frame does not cover it.
     """
+    data = without_room(data)
     kept: dict[bytes, bytes] = {}
     orientations: dict[bytes, int | None] = {}
     at = 12
