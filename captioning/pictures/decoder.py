@@ -74,11 +74,6 @@ with suppress(AttributeError):  # a Pillow that was built without libtiff, or th
 TiffImagePlugin.READ_LIBTIFF = True
 # libtiff gives samples in this machine's byte order, which Pillow minds for unsigned ones only.
 _NATIVE_RAWMODES = {"F;32BF": "F;32NF", "I;16BS": "I;16NS", "I;32BS": "I;32NS"}
-# libtiff's other codecs (old-style JPEG, SGI, ThunderScan, LZMA, ZSTD, WebP) are rare, and either fragile or
-# free to take memory that the header does not tell.
-_TIFF_COMPRESSIONS = frozenset(
-    {"raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "jpeg"} | {"tiff_ccitt", "group3", "group4"}
-)
 
 
 def open_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, target_size: int | None = None) -> OpenedImage:
@@ -204,11 +199,6 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 
 def _check_tiff(image: TiffImageFile, max_pixels: int) -> None:
     tags = image.tag_v2
-    compression = image.info["compression"]
-    if compression not in _TIFF_COMPRESSIONS:
-        raise UnsupportedImage(
-            "TIFF images with this compression are not supported; save it as PNG.", detail=compression
-        )
     # These would be read wrongly: planes of alpha that Pillow does not ask libtiff for, and signed bytes.
     alpha_planes = tags.get(PLANAR_CONFIGURATION) == 2 and (
         image.mode in ("LA", "La", "PA") or (image.mode == "RGBA" and EXTRASAMPLES not in tags)

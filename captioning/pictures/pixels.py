@@ -213,7 +213,8 @@ def _grey_range(image: ImageFile) -> tuple[float, float]:
     low, high = (float(value) for value in image.getextrema())  # type: ignore[arg-type]
     is_unsigned = image.mode == "I" and image.tag_v2.get(SAMPLEFORMAT, (1,))[0] == 1  # type: ignore[attr-defined]
     if not math.isfinite(high - low) or (is_unsigned and low < 0):
-        raise UnsupportedImage(detail=f"grey values from {low} to {high}")
+        sentence = "Grey values of more than 31 bits, or that are not finite, are not supported; save it as PNG."
+        raise UnsupportedImage(sentence, detail=f"grey values from {low} to {high}")
     scale = 255 / (high - low) if high > low else 0.0
     if image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0:  # type: ignore[attr-defined]
         return -scale, high * scale + 0.5

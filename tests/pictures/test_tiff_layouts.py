@@ -37,13 +37,14 @@ class Layout(NamedTuple):
     fill_order: int = 1
     tile: int = 0
     rows_per_strip: int = HEIGHT
+    big: bool = False
 
 
 def write_tiff(samples: Samples, bits: int, layout: Layout, tags: dict[int, list[int]]) -> bytes:
     """Encode [height, width, samples] of ``bits`` each, given as unsigned integers."""
     order = layout.order
     planes = [samples[..., [index]] for index in range(samples.shape[2])] if layout.planar == 2 else [samples]
-    data, offsets, counts = bytearray(8), [], []
+    data, offsets, counts = bytearray(16), [], []
     for piece in (piece for plane in planes for piece in _pieces(plane, layout)):
         packed = _compressed(_rows(piece, bits, layout), layout)
         # Of the bytes in the file, as libtiff and tifffile have it; not of the samples in them.
@@ -68,16 +69,22 @@ def write_tiff(samples: Samples, bits: int, layout: Layout, tags: dict[int, list
     }
     data += bytes(len(data) % 2)
     directory = len(data)
-    outside = directory + 2 + 12 * len(fields) + 4
+    # A BigTIFF counts in 8 bytes.
+    counted, entry, offset, room = ("Q", "HHQ", "Q", 8) if layout.big else ("H", "HHI", "I", 4)
+    head = struct.pack(order + counted, len(fields))
+    outside = directory + len(head) + (struct.calcsize(order + entry) + room) * len(fields) + room
     entries, values = b"", b""
     for tag in sorted(fields):
         kind, code = (3, "H") if max(fields[tag]) < 65_536 else (4, "I")
+        kind, code = (16, "Q") if layout.big and tag in (273, 325) else (kind, code)
         value = struct.pack(f"{order}{len(fields[tag])}{code}", *fields[tag])
-        if len(value) > 4:
-            values, value = values + value, struct.pack(order + "I", outside + len(values))
-        entries += struct.pack(order + "HHI", tag, kind, len(fields[tag])) + value.ljust(4, b"\0")
-    data[:8] = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", directory)
-    return bytes(data) + struct.pack(order + "H", len(fields)) + entries + bytes(4) + values
+        if len(value) > room:
+            values, value = values + value, struct.pack(order + offset, outside + len(values))
+        entries += struct.pack(order + entry, tag, kind, len(fields[tag])) + value.ljust(room, b"\0")
+    magic = struct.pack(order + "3H", 43, 8, 0) if layout.big else struct.pack(order + "H", 42)
+    start = (b"II" if order == "<" else b"MM") + magic + struct.pack(order + offset, directory)
+    data[: len(start)] = start
+    return bytes(data) + head + entries + bytes(room) + values
 
 
 def _pieces(plane: Samples, layout: Layout) -> Iterator[Samples]:
@@ -127,7 +134,7 @@ def layouts(bits: int, packings: list[tuple[int, int]]) -> Iterator[Layout]:
     for order, planar, (compression, predictor), tile in product("<>", (1, 2), packings, (0, 16)):
         if predictor == 1 or bits in (8, 16, 32):
             layout = Layout(order, planar, compression, predictor, tile=tile)
-            yield from (layout, layout._replace(fill_order=2))
+            yield from (layout, layout._replace(fill_order=2), layout._replace(big=True))
             if not tile:
                 yield layout._replace(rows_per_strip=7)
 
@@ -282,6 +289,14 @@ def test_sound_files_of_rare_kinds_are_not_called_damaged(
     tags = {262: [photometric], 339: [sample_format] * count}
     with pytest.raises(UnsupportedImage, match="of this kind"):
         decode_image(write_tiff(samples, bits, Layout(), tags))
+
+
+@pytest.mark.parametrize("compression", [6, 32771, 32809, 34676, 34712, 34887, 34925, 34933, 50000, 50001, 65000])
+def test_rare_compressions_are_refused_by_name(compression: int) -> None:
+    samples = np.zeros((HEIGHT, WIDTH, 1), np.int64)
+    for order, big in product("<>", (False, True)):
+        with pytest.raises(UnsupportedImage, match="compression"):
+            decode_image(write_tiff(samples, 8, Layout(order=order, compression=compression, big=big), {262: [1]}))
 
 
 def test_tags_that_are_cut_off_make_no_other_kind() -> None:
