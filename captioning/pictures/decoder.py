@@ -199,12 +199,13 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 
 def _check_tiff(image: TiffImageFile, max_pixels: int) -> None:
     tags = image.tag_v2
-    # These would be read wrongly: planes of alpha that Pillow does not ask libtiff for, and signed bytes.
-    alpha_planes = tags.get(PLANAR_CONFIGURATION) == 2 and (
-        image.mode in ("LA", "La", "PA") or (image.mode == "RGBA" and EXTRASAMPLES not in tags)
+    # These would be read wrongly: planes of alpha that Pillow does not ask libtiff for, planes of Lab whose sign it
+    # takes for another than between samples, and signed bytes.
+    wrong_planes = tags.get(PLANAR_CONFIGURATION) == 2 and (
+        image.mode in ("LA", "La", "PA", "LAB") or (image.mode == "RGBA" and EXTRASAMPLES not in tags)
     )
     signed_bytes = image.mode == "L" and tags.get(SAMPLEFORMAT, (1,))[0] != 1
-    if alpha_planes or signed_bytes:
+    if wrong_planes or signed_bytes:
         raise UnsupportedImage("TIFF images with this layout are not supported; save it as PNG.", detail=image.mode)
     # A tile is decoded whole, however little of it the picture needs.
     if TILEWIDTH in tags or TILELENGTH in tags:

@@ -162,6 +162,22 @@ def judged(
     return "right"
 
 
+def lab_looks(values: Samples) -> Samples:
+    """Return the sRGB of CIE L*a*b*, given as fractions of unsigned bytes of which the last two are signed.
+
+    By CIE 15 and, adapted to D65 by Bradford, IEC 61966-2-1.
+    """
+    samples = np.round(values * 255)
+    a, b = ((samples[..., band] + 128) % 256 - 128 for band in (1, 2))
+    y = (samples[..., 0] * 100 / 255 + 16) / 116
+    f = np.stack([y + a / 500, y, y - b / 200], axis=2)
+    xyz = np.where(f > 6 / 29, f**3, (f - 4 / 29) * 108 / 841) * [0.9642, 1, 0.8249]
+    matrix = [[3.1339, -1.6169, -0.4906], [-0.9788, 1.9161, 0.0335], [0.0719, -0.2290, 1.4052]]
+    linear = np.clip(xyz @ np.transpose(matrix), 0, 1)
+    colours: Samples = np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
+    return colours
+
+
 # Photometric interpretation, samples, extra samples; how they look; levels that rounding may cost.
 KINDS: dict[str, tuple[dict[int, list[int]], int, Any, int]] = {
     "white is zero": ({262: [0]}, 1, lambda v: 1 - v[..., [0, 0, 0]], 1),
@@ -258,6 +274,16 @@ def test_signed_and_floating_samples_in_every_layout(kind: str, bits: int, sampl
     outcomes = {judged(samples, bits, layout, tags, expected, 1) for layout in layouts(bits, packings)}
     if kind == "black is zero" and (bits, sample_format) in ((16, 2), (32, 2), (32, 3)):
         assert "right" in outcomes
+
+
+def test_lab_in_every_layout() -> None:
+    # littlecms interpolates between what it computes; a wrong sign costs a hundred levels.
+    values = waves(3) * [60, 40, 40] + [120, -20, -20]
+    samples = np.round(values).astype(np.int64) % 256
+    for layout in layouts(8, PACKINGS):
+        outcome = judged(samples, 8, layout, {262: [8]}, lab_looks(samples / 255), 8)
+        if layout.fill_order == 1:
+            assert outcome == ("right" if layout.planar == 1 else "refused")
 
 
 def test_the_instance_that_was_captioned_wrongly() -> None:
