@@ -110,6 +110,22 @@ def test_alpha_lies_over_white(form: str) -> None:
     assert np.percentile(np.abs(found - expected), 90) <= (6 if form == "AVIF" else 1)
 
 
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("levels", ["full", "limited"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("frames", [1, 2])
+def test_avif_of_every_kind_is_what_was_encoded(subsampling: str, levels: str, mode: str, frames: int) -> None:
+    y, x = np.mgrid[:48, :64]
+    waves = [127.5 + 110 * np.sin(x / (19 + 2 * band) + y / (17 + band) + band) for band in range(4)]
+    image = Image.merge("RGBA", [Image.fromarray(np.round(wave).astype(np.uint8)) for wave in waves]).convert(mode)
+    options = {"quality": 100, "subsampling": subsampling, "range": levels, "speed": 10}
+    later = {"save_all": True, "append_images": [image.rotate(180)]} if frames == 2 else {}
+    white = Image.new("RGBA", image.size, "white")
+    expected = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    # Chroma of 4:2:0 costs 7; a range taken for the other, 20.
+    assert_close(decoded(encoded(image, "AVIF", **options, **later)), expected, 8)
+
+
 def test_alpha_is_blended_as_pillow_blends_it() -> None:
     rng = np.random.default_rng(0)
     rgba = Image.fromarray(rng.integers(0, 256, (64, 64, 4), dtype=np.uint8))
