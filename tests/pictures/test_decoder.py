@@ -122,8 +122,8 @@ def test_avif_of_every_kind_is_what_was_encoded(subsampling: str, levels: str, m
     later = {"save_all": True, "append_images": [image.rotate(180)]} if frames == 2 else {}
     white = Image.new("RGBA", image.size, "white")
     expected = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    # Chroma of 4:2:0 costs 7; a range taken for the other, 20.
-    assert_close(decoded(encoded(image, "AVIF", **options, **later)), expected, 8)
+    # Chroma of 4:2:0 costs 9 at edges; a range taken for the other, 20.
+    assert_close(decoded(encoded(image, "AVIF", **options, **later)), expected, 12 if subsampling == "4:2:0" else 5)
 
 
 def test_alpha_is_blended_as_pillow_blends_it() -> None:
