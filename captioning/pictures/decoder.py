@@ -20,6 +20,7 @@ from __future__ import annotations
 import ctypes
 import io
 import logging
+import re
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -74,6 +75,7 @@ with suppress(AttributeError):  # a Pillow that was built without libtiff, or th
 TiffImagePlugin.READ_LIBTIFF = True
 # libtiff gives samples in this machine's byte order, which Pillow minds for unsigned ones only.
 _NATIVE_RAWMODES = {"F;32BF": "F;32NF", "I;16BS": "I;16NS", "I;32BS": "I;32NS"}
+_ARITHMETIC_FRAME = re.compile(rb"\xff[\xc9\xca]\0.\x08", re.DOTALL)
 
 
 def open_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, target_size: int | None = None) -> OpenedImage:
@@ -186,6 +188,9 @@ def _open(found: Format, data: bytes, max_pixels: int) -> ImageFile:
     _check_size(image.size, max_pixels)
     if isinstance(image, TiffImageFile):
         _check_tiff(image, max_pixels)
+    if isinstance(image, JpegImageFile) and _ARITHMETIC_FRAME.search(data):
+        # libjpeg cannot wait for more in the midst of arithmetic codes; others need not stand in memory twice.
+        image.decodermaxblock = len(data)
     return image
 
 

@@ -23,17 +23,17 @@ _SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
 _JPEG_PIXELS = {*range(0xC0, 0xD0), 0xDB, 0xDD} - {0xC8}
 # What says how colours are coded, with the bytes below which libjpeg takes it for another's: JFIF and Adobe.
 _JPEG_COLOURS = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}
-# Frames, JPEG-LS' among them, by what libjpeg reads of them: sequential, progressive, lossless; coded by Huffman or
-# arithmetically.
+# Frames, JPEG-LS' among them; of these, the sequential and progressive ones, coded by Huffman or arithmetically.
+# libjpeg reads lossless ones of 8 bits too, but not at a reduced scale.
 _JPEG_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
-_JPEG_READ = {0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA}
+_JPEG_READ = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
 
 
 def essential(data: bytes, filler: bytes) -> bytes:
     """Keep the first picture's tables and scans, JFIF, Adobe's colour transform and the orientation.
 
-    Raises CorruptImage for more than MAX_SCANS scans, and UnsupportedImage for hierarchical JPEGs, JPEG-LS and other
-    depths than 8 bits.
+    Raises CorruptImage for more than MAX_SCANS scans, and UnsupportedImage for hierarchical and lossless JPEGs,
+    JPEG-LS and other depths than 8 bits.
     """
     colours: dict[int, bytes] = {}
     orientations: dict[bytes, int | None] = {}
