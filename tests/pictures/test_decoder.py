@@ -706,14 +706,18 @@ def test_what_is_not_on_the_list_is_unsupported(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "bits"), [(0xC3, 8), (0xC5, 8), (0xC7, 8), (0xCB, 8), (0xF7, 8), (0xC1, 12), (0xC3, 16)]
+    ("code", "bits", "components"),
+    [
+        *((0xC3, 8, 3), (0xC5, 8, 3), (0xC7, 8, 3), (0xCB, 8, 3), (0xF7, 8, 3), (0xC1, 12, 3), (0xC3, 16, 1)),
+        *((0xC0, 8, 2), (0xC2, 8, 5)),
+    ],
 )
-def test_jpegs_of_rare_kinds_are_not_called_damaged(code: int, bits: int) -> None:
-    data = encoded(quadrants(), "JPEG")
+def test_jpegs_of_rare_kinds_are_not_called_damaged(code: int, bits: int, components: int) -> None:
+    data = bytearray(encoded(quadrants(), "JPEG"))
     frame = data.index(b"\xff\xc0")
-    data = data[: frame + 1] + bytes([code]) + data[frame + 2 : frame + 4] + bytes([bits]) + data[frame + 5 :]
+    data[frame + 1], data[frame + 4], data[frame + 9] = code, bits, components
     with pytest.raises(UnsupportedImage, match="JPEG images of this kind"):
-        decode_image(data)
+        decode_image(bytes(data))
 
 
 @pytest.mark.parametrize(

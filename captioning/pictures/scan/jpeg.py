@@ -33,7 +33,7 @@ def essential(data: bytes, filler: bytes) -> bytes:
     """Keep the first picture's tables and scans, JFIF, Adobe's colour transform and the orientation.
 
     Raises CorruptImage for more than MAX_SCANS scans, and UnsupportedImage for hierarchical and lossless JPEGs,
-    JPEG-LS and other depths than 8 bits.
+    JPEG-LS, and other depths than 8 bits or numbers of components than 1, 3 and 4.
     """
     colours: dict[int, bytes] = {}
     orientations: dict[bytes, int | None] = {}
@@ -49,11 +49,13 @@ def essential(data: bytes, filler: bytes) -> bytes:
             break
         body = start + 4
         at = start + 2 + int.from_bytes(data[start + 2 : body])
-        if code in _JPEG_FRAMES and not scans and (code not in _JPEG_READ or data[body : body + 1] not in b"\b"):
-            raise UnsupportedImage(
-                "JPEG images of this kind (depth or coding) are not supported; save it as PNG.",
-                detail=f"frame {code:#x} of {data[body : body + 1].hex()} bits",
-            )
+        if code in _JPEG_FRAMES and not scans:
+            bits, components = data[body : body + 1], data[body + 5 : body + 6]
+            if code not in _JPEG_READ or bits not in b"\x08" or components not in b"\1\3\4":
+                raise UnsupportedImage(
+                    "JPEG images of this kind (depth, coding or colours) are not supported; save it as PNG.",
+                    detail=f"frame {code:#x} of {bits.hex()} bits and {components.hex()} components",
+                )
         if code == _SOS:
             scans.append(data[body:at])
             following = _JPEG_MARKER.search(data, at)
