@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -213,8 +214,12 @@ class Batcher:
 
         The one with the most time is spared: what nobody runs shows no better speed.
         """
-        spared = max(self._waiting, key=lambda job: job.deadline.at, default=None)
-        pictures: Counter[GenerationOptions] = Counter()
+        pictures = Counter(job.options for job in self._waiting)
+        first_end = min((job.deadline.at for job in self._waiting), default=math.inf)
+        if time.monotonic() + self._expected_s(pictures) <= first_end:
+            return  # none is late, which is cheaply told
+        spared = max(self._waiting, key=lambda job: job.deadline.at)
+        pictures.clear()
         for job in list(self._waiting):
             expected = self._expected_s(pictures + Counter([job.options]))
             if job is spared or time.monotonic() + expected <= job.deadline.at:
