@@ -135,9 +135,9 @@ def _no_garbage_made() -> Iterator[None]:
     gc.disable()
     try:
         yield
+        gc.freeze()
     finally:
         gc.enable()
-        gc.freeze()
 
 
 def identify(settings: Settings) -> str:

@@ -208,7 +208,7 @@ def test_whatever_is_taken_given_back_and_given_up_the_count_is_right() -> None:
 @pytest.mark.parametrize("kind", ["slots", "bytes"])
 def test_what_comes_free_wakes_those_only_who_can_use_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """If all woke at each change, 50 waiting threads would keep the interpreter's lock from the model."""
-    monkeypatch.setattr("captioning.deadline._POLL_S", 3600.0)
+    monkeypatch.setattr("captioning.deadline._POLL_S", 120.0)
     checks = 0
 
     def count() -> None:
@@ -235,5 +235,5 @@ def test_what_comes_free_wakes_those_only_who_can_use_it(kind: str, monkeypatch:
         wait_until(lambda: (slots if kind == "slots" else budget).waiting == waiters)
         held.close()
         for future in done:
-            future.result()
+            future.result(timeout=60)
     assert checks <= 4 * waiters

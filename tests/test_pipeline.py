@@ -221,7 +221,11 @@ def test_who_still_waits_for_the_model_at_the_deadline_may_come_again(
     pipeline = make_pipeline(SETTINGS, captioner, queue, limits, decoders)
     with limits.bodies.hold() as hold:
         picture = EncodedPicture(PICTURE, hold)
-        with pytest.raises(Overloaded) as refused:
-            pipeline.caption(picture, GenerationOptions(), deadline=Deadline.after(2), trace=Trace())
-    assert refused.value.retry_after_s
+        with ThreadPoolExecutor(1) as pool:
+            deadline = Deadline.after(5)
+            answer = pool.submit(pipeline.caption, picture, GenerationOptions(), deadline=deadline, trace=Trace())
+            wait_until(lambda: queue.waiting == 1)
+            refused = answer.exception()
+    assert isinstance(refused, Overloaded)
+    assert refused.retry_after_s
     assert queue.waiting == 0

@@ -219,18 +219,25 @@ class Batcher:
         if time.monotonic() + self._expected_s(pictures) <= first_end:
             return  # none is late, which is cheaply told
         spared = max(self._waiting, key=lambda job: job.deadline.at)
-        pictures.clear()
-        for job in list(self._waiting):
-            expected = self._expected_s(pictures + Counter([job.options]))
-            if job is spared or time.monotonic() + expected <= job.deadline.at:
-                pictures[job.options] += 1
-            elif job.future.set_running_or_notify_cancel():
-                job.future.set_exception(Overloaded(detail="late by now", retry_after_s=expected))
+        waiting, now = list(self._waiting), time.monotonic()
+        begins_at = now
+        while waiting:
+            batch: list[_Job] = []
+            for job in (job for job in waiting if job.options == waiting[0].options):
+                if len(batch) == self._max_batch_size or self._would_be_late(batch, begins_at):
+                    break
+                done_at = begins_at + self._speed.of(len(batch) + 1)
+                if job is spared or done_at <= job.deadline.at:
+                    batch.append(job)
+                elif job.future.set_running_or_notify_cancel():
+                    job.future.set_exception(Overloaded(detail="late by now", retry_after_s=done_at - now))
+            begins_at += self._speed.of(len(batch))
+            waiting = [job for job in waiting if job not in batch and not job.future.done()]
 
     def _take(self) -> list[_Job]:
         batch: list[_Job] = []
         for job in list(self._waiting):
-            if len(batch) == self._max_batch_size or self._would_be_late(batch):
+            if len(batch) == self._max_batch_size or self._would_be_late(batch, time.monotonic()):
                 break
             if batch and job.options != batch[0].options:
                 continue
@@ -245,9 +252,9 @@ class Batcher:
                 batch.append(job)
         return batch
 
-    def _would_be_late(self, batch: list[_Job]) -> bool:
+    def _would_be_late(self, batch: list[_Job], begins_at: float) -> bool:
         """Tell whether one of a batch would be late if the batch grew: all of it is done at once."""
-        done_at = time.monotonic() + self._speed.of(len(batch) + 1)
+        done_at = begins_at + self._speed.of(len(batch) + 1)
         return any(done_at > job.deadline.at for job in batch)
 
     def _leave(self, job: _Job) -> None:

@@ -8,8 +8,9 @@ Formats go by content only, by the table in `captioning.pictures.formats`; of a 
 on (`captioning.pictures.scan`). Of animations and multi-page files, the first frame counts (of an APNG, the default
 picture).
 
-A file whose end is missing is read twice, with two different things in its place. Rows that come out the same do not
-depend on it; where these are ROWS_NEEDED of all, the picture counts as whole.
+A file whose end is missing is read twice, with two different things in its place. So is a JPEG that ends in one colour,
+as half a JPEG does when an end marker stands behind it. Rows that come out the same do not depend on it; where they
+are ROWS_NEEDED of all, the picture counts as whole.
 
 Sources: Pillow 13's plugins; libjpeg's scaled inverse DCT, reached by ``Image.draft``, with
 benchmarks/jpeg_draft.py for JPEG_DRAFT_FACTOR.

@@ -6,6 +6,7 @@ flood of such requests the threads, and with them the interpreter's lock, stay w
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
@@ -43,12 +44,20 @@ class RequestThreads:
         executor: Executor = self._pipelined if connection.pipelined else self._threads
         if (incoming := connection.incoming) is not None:
             is_hopeless, arrived = incoming.is_hopeless, incoming.arrived()
-            if is_hopeless and not connection.pipelined:
+            if is_hopeless and not connection.pipelined and can_log():
                 connection.environ[REFUSED] = True
                 executor = self._in_place
             else:
                 connection.environ[ARRIVED_BODY] = arrived
         return executor.submit(self._serve, connection)
+
+
+def can_log(log: int = 2) -> bool:
+    """Tell whether a line goes into the log at once, as the main loop needs it: who reads it may be stuck.
+
+    ``log`` is its descriptor, a pipe on most platforms.
+    """
+    return bool(select.select((), (log,), (), 0)[1])
 
 
 class _InPlace(Executor):

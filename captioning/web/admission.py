@@ -59,7 +59,8 @@ class Admission:
     def is_hopeless(self, permits: Permits, body: bytes, *, names_picture: bool) -> bool:
         """Tell whether there is no permit now for a request with this body; ``names_picture`` says that it is JSON.
 
-        JSON for one caption holds a URL, unless it is long, or brings the picture in a data: URL.
+        JSON for one caption holds a URL, unless it is long, or brings the picture in a data: URL. What holds neither is
+        no better off: it may come again, and is told then what is wrong with it.
         """
         if permits.full:
             return True

@@ -219,6 +219,23 @@ def test_who_is_late_since_the_model_became_slower_is_told_before_the_deadline(
     assert min(when for when, error in told if error) < 15  # long before
 
 
+def test_who_shares_an_earlier_batch_is_not_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures with other options came before it; the model takes it sooner, beside the first of its own options."""
+    clock = Clock()
+    monkeypatch.setattr("time.monotonic", clock)
+    speed = BatchSeconds()
+    speed.learn(8, 1.0)
+    batcher = Batcher(max_batch_size=8, speed=speed, clock=clock)
+    batcher.submit(picture(0), GREEDY, Deadline.after(30))
+    for number in range(24):
+        batcher.submit(picture(number), BEAMS, Deadline.after(30))
+    sharing = batcher.submit(picture(1), GREEDY, Deadline.after(6))
+    speed.learn(8, 3.0)  # twice as long as before: the others alone would take until it is late
+    batcher.close()
+    batcher.run(Timed(clock, lambda size: 2.0))
+    assert sharing.result(0)
+
+
 def test_no_batch_grows_so_large_that_one_of_it_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr("time.monotonic", clock)

@@ -237,6 +237,11 @@ def test_a_full_collection_does_not_look_through_the_model() -> None:
     )
     settings = {"MODEL_ID": str(EMOJI_MODEL), "ENGINE": "torch"}
     ran = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert ran.stdout.split() == ["ready", "True", "True"], ran.stderr

@@ -370,6 +370,21 @@ ARITHMETIC_JPEG = base64.b64decode(
 )
 
 
+# 128 x 128, white but for grey lines at the top, in the same way: its codes end before their last zeros.
+FLAT_ARITHMETIC_JPEG = base64.b64decode(
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAA0JCgsKCA0LCgsODg0PEyAVExISEyccHhcgLikxMC4pLSwzOko+MzZGNywtQFdBRkxOUlNSMj5a"
+    "YVpQYEpRUk//yQALCACAAIABAREA/8wABgAQEAX/2gAIAQEAAD8A0NW3vzODKfmswTX5EOdcF43jpFdSDqQP8s2/lPP6/VG/L9hlcTlJza2S"
+    "kuJT9JeEedPuNtQm2zG5Sd3dq9piOD+VlnaSyPZnPLq4OTGgDn5lC6SX39pxitxUBKwq5MqnkYtwAXcDmfEnvHeDO7FJs9gvjWleaOjJHXm2"
+    "6dqmAwPRdQGQr1OlnVeO0zOLdLnYmzkruZzmWHD/2Q=="
+)
+
+
+def test_arithmetic_codes_without_their_last_zeros() -> None:
+    found = decoded(FLAT_ARITHMETIC_JPEG)
+    assert found.shape == (128, 128, 3)
+    assert_close(found[32:], (255, 255, 255))
+
+
 def test_arithmetic_coding() -> None:
     found = decoded(ARITHMETIC_JPEG)
     noise = np.random.default_rng(0).integers(0, 256, (16, 16), np.uint8)

@@ -27,6 +27,7 @@ _JPEG_COLOURS = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}
 # libjpeg reads lossless ones of 8 bits too, but not at a reduced scale.
 _JPEG_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _JPEG_READ = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
+_JPEG_ARITHMETIC = {0xC9, 0xCA}
 
 
 def essential(data: bytes, filler: bytes) -> bytes:
@@ -40,6 +41,7 @@ def essential(data: bytes, filler: bytes) -> bytes:
     kept: list[bytes] = []
     scans: list[bytes] = []
     at, code = 2, 0
+    is_arithmetic = False
     for _ in range(MAX_PARTS):
         marker = _JPEG_MARKER.search(data, at)
         if marker is None:
@@ -50,6 +52,7 @@ def essential(data: bytes, filler: bytes) -> bytes:
         body = start + 4
         at = start + 2 + int.from_bytes(data[start + 2 : body])
         if code in _JPEG_FRAMES and not scans:
+            is_arithmetic = code in _JPEG_ARITHMETIC
             bits, components = data[body : body + 1], data[body + 5 : body + 6]
             if code not in _JPEG_READ or bits not in b"\x08" or components not in b"\1\3\4":
                 raise UnsupportedImage(
@@ -78,7 +81,8 @@ def essential(data: bytes, filler: bytes) -> bytes:
     if code != _EOI and kept:
         # What is left of a download whose room was made in advance, on disk or in flash.
         kept[-1] = kept[-1].rstrip(b"\0\xff")
-    if filler and (code == _EOI or _has_all_scans(scans)):
+    # The zeros with which arithmetic codes end are left out by encoders: before a marker, nothing can be missing.
+    if filler and (not is_arithmetic if code == _EOI else _has_all_scans(scans)):
         # libjpeg takes the rest for grey; or it is made of what is no sensible samples.
         kept.append((_NOISE if filler != b"\0" else b"") + b"\xff\xd9")
     elif code == _EOI:
