@@ -164,6 +164,8 @@ def test_it_serves_within_the_pods_bounds(start_service: Callable[..., Service],
     can_mount = subprocess.run([required_program("unshare"), "--mount", "true"], capture_output=True).returncode == 0
     if os.geteuid() or not can_be_read or not can_mount:
         pytest.skip("only root may mount and change users, and other users must be able to read the checkout")
+    if ROOT.is_relative_to("/tmp"):
+        pytest.skip("the pod has an empty /tmp, and the checkout lies there")
     box = confined(pod("int8"), int8_folder)
     environment = {name: value for name, value in values("int8").items() if name != "PORT"}
     service = start_service(box=box, ENGINE="int8", MODEL_ID="/mnt", API_KEYS="gateway:s3cret", **environment)
