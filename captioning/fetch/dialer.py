@@ -13,7 +13,7 @@ from typing import Any
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from captioning.deadline import Deadline
-from captioning.errors import ImageFetchFailed, ImageFetchTimeout
+from captioning.errors import CaptioningError, ImageFetchFailed, ImageFetchTimeout
 from captioning.fetch.destinations import Destinations
 from captioning.fetch.handshake import handshake_failure
 from captioning.fetch.limited_socket import LimitedSocket, LimitedTlsSocket, polled
@@ -45,7 +45,11 @@ class Dialer:
         dialled = self._connect(addresses, deadline)
         if url.scheme == "https":
             dialled = self._encrypt(dialled, url.host.rstrip("."), deadline)
-        dialled.limit(deadline, max_bytes)
+        try:
+            dialled.limit(deadline, max_bytes)
+        except CaptioningError:  # the deadline came at this very moment
+            dialled.close()
+            raise
         return dialled
 
     def _connect(self, addresses: list[Address], deadline: Deadline) -> LimitedSocket:

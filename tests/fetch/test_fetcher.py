@@ -30,6 +30,7 @@ from captioning import errors
 from captioning.deadline import Deadline
 from captioning.fetch import destinations, resolver
 from captioning.fetch.addresses import is_public_unicast
+from captioning.fetch.limited_socket import LimitedSocket
 from captioning.fetch.urls import MAX_URL_CHARS, parse_url
 from tests.bad_servers import (
     BadServer,
@@ -1083,3 +1084,16 @@ def test_any_answer_is_bytes_or_an_error_of_ours(parrot: tuple[BadServer, list[b
     except errors.CaptioningError as error:
         assert error.message  # noqa: PT017
         assert not re.search(r"127\.0\.0\.1|Traceback|urllib3|object at 0x", error.message)  # noqa: PT017
+
+
+def test_a_deadline_that_comes_as_the_connection_is_made_leaves_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[LimitedSocket] = []
+
+    def come(dialled: LimitedSocket, deadline: Deadline, max_bytes: int) -> None:
+        made.append(dialled)
+        raise errors.ImageFetchTimeout
+
+    monkeypatch.setattr(LimitedSocket, "limit", come)
+    with BadServer(say_nothing) as server, pytest.raises(errors.ImageFetchTimeout):
+        make_fetcher().fetch(server.url())
+    assert [dialled.fileno() for dialled in made] == [-1]
