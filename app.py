@@ -74,9 +74,7 @@ def create_app(
     )
     app.register_blueprint(metrics_routes(metrics))
     app.register_blueprint(
-        caption_routes(
-            settings, lifecycle, limits, admission, pipeline, metrics.observe_picture, name=name, revision=revision
-        )
+        caption_routes(settings, admission, pipeline, metrics.observe_picture, name=name, revision=revision)
     )
     app.register_blueprint(page_routes(settings))
     app.cli.add_command(caption_command(settings, load_engine, name_and_revision))

@@ -76,6 +76,7 @@ with suppress(AttributeError):  # a Pillow that was built without libtiff, or th
 TiffImagePlugin.READ_LIBTIFF = True
 # libtiff gives samples in this machine's byte order, which Pillow minds for unsigned ones only.
 _NATIVE_RAWMODES = {"F;32BF": "F;32NF", "I;16BS": "I;16NS", "I;32BS": "I;32NS"}
+_SCAN = b"\xff\xda"
 _ARITHMETIC_FRAME = re.compile(rb"\xff[\xc9\xca]\0.\x08", re.DOTALL)
 
 
@@ -189,7 +190,7 @@ def _open(found: Format, data: bytes, max_pixels: int) -> ImageFile:
     _check_size(image.size, max_pixels)
     if isinstance(image, TiffImageFile):
         _check_tiff(image, max_pixels)
-    if isinstance(image, JpegImageFile) and _ARITHMETIC_FRAME.search(data):
+    if isinstance(image, JpegImageFile) and _ARITHMETIC_FRAME.search(data, 0, data.find(_SCAN)):
         # libjpeg cannot wait for more in the midst of arithmetic codes; others need not stand in memory twice.
         image.decodermaxblock = len(data)
     return image

@@ -25,7 +25,6 @@ class IncomingBody:
         self.expires_at = 0.0
         self._exchange = exchange
         self._rules = rules
-        self._deadline_at = expected.deadline_at
         self._expected = expected
         self._hold = ByteHold(rules.budget)
         self._failure: CaptioningError | None = None
@@ -86,7 +85,7 @@ class IncomingBody:
 
     def pause(self) -> None:
         """Stop the clock of the minimum rate: it is the service that does not read."""
-        self.expires_at = self._deadline_at
+        self.expires_at = self._expected.deadline_at
         self._paused_since = self._paused_since or time.monotonic()
 
     def resume(self) -> None:
@@ -96,9 +95,9 @@ class IncomingBody:
 
     def is_too_late(self, now: float) -> bool:
         """Tell whether waiting for more is over; asked when `expires_at` has come."""
-        if now >= self._deadline_at and self._paused_since is not None:
+        if now >= self._expected.deadline_at and self._paused_since is not None:
             self._failure = still_in_line(self._paused_since)
-        elif now >= self._deadline_at:
+        elif now >= self._expected.deadline_at:
             self._failure = DeadlineExceeded("The request's time was over before its body had come.")
         elif self.size - self._window_began_with < MIN_BODY_RATE * BODY_WINDOW_S:
             self._failure = DeadlineExceeded(f"The request body comes slower than {MIN_BODY_RATE:,} bytes a second.")
@@ -116,4 +115,4 @@ class IncomingBody:
 
     def _begin_window(self) -> None:
         self._window_began_with = self.size
-        self.expires_at = min(time.monotonic() + BODY_WINDOW_S, self._deadline_at)
+        self.expires_at = min(time.monotonic() + BODY_WINDOW_S, self._expected.deadline_at)

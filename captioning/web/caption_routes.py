@@ -15,8 +15,7 @@ from typing import Any
 from flask import Blueprint, Response, g, jsonify, request
 
 from captioning.deadline import Deadline
-from captioning.lifecycle import Lifecycle
-from captioning.limits import ByteHold, Limits
+from captioning.limits import ByteHold
 from captioning.model.engine import Candidates, GenerationOptions
 from captioning.pipeline import EncodedPicture, Pipeline
 from captioning.settings import Settings
@@ -55,8 +54,6 @@ _BULK_PATIENCE_S = 3600.0
 
 def caption_routes(
     settings: Settings,
-    lifecycle: Lifecycle,
-    limits: Limits,
     admission: Admission,
     pipeline: Pipeline,
     on_picture: Callable[[Trace], None],
@@ -68,6 +65,7 @@ def caption_routes(
 
     ``name`` and ``revision`` are the model's, for those who ask for details.
     """
+    lifecycle, limits = admission.lifecycle, admission.limits
     routes = Blueprint("captions", __name__)
     defaults = GenerationOptions.from_settings(settings)
 
