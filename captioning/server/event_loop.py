@@ -82,9 +82,11 @@ class EventLoop:
             self._make_room()
         has_room = len(self._connections) < self.max_connections
         self._listen(bool(self._listeners) and has_room and self._may_accept())
-        self._poller.poll(min(timeout_s, _POLL_BUDGET_S if self._paused else _SWEEP_S))
+        longest_s = 0 if self._threads.refusals_wait else _POLL_BUDGET_S if self._paused else _SWEEP_S
+        self._poller.poll(min(timeout_s, longest_s))
         for connection, incoming in list(islice(self._paused.items(), _ASK_AT_ONCE)):
             self._read_body(connection, incoming)  # it may be a later one whose bytes there are
+        self._threads.refuse_some()
         if time.monotonic() >= self._sweep_at:
             self._sweep()
 

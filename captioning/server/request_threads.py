@@ -1,15 +1,16 @@
 """Which thread answers a request that has come: one of many, one of the few for pipelined ones, or the main loop's own.
 
 What is sure to be refused is answered in the main loop: that costs less than the way to a thread and back, and under a
-flood of such requests the threads, and with them the interpreter's lock, stay with those that were let in.
+flood of such requests the threads, and with them the interpreter's lock, stay with those that were let in. It is
+answered last in each turn of the loop, a few at a time, so that a health check waits for no long row of refusals.
 """
 
 from __future__ import annotations
 
 import select
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from captioning.server.connection import Connection
 from captioning.web.admission import REFUSED
@@ -21,6 +22,8 @@ PIPELINED_THREADS = 2
 MAX_PIPELINED = 64
 """Such requests that stand in line for those threads; a connection that brings one more is closed."""
 
+_REFUSE_AT_ONCE = 16
+
 
 class RequestThreads:
     """The threads that answer requests, and the connections that they have."""
@@ -31,7 +34,7 @@ class RequestThreads:
         self._serve = serve
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="request")
         self._pipelined = ThreadPoolExecutor(PIPELINED_THREADS, thread_name_prefix="pipelined")
-        self._in_place = _InPlace()
+        self._to_refuse: deque[tuple[Connection, Future[None]]] = deque()
 
     def has_place_for(self, connection: Connection) -> bool:
         """Tell whether a connection's request may join those that wait for a thread."""
@@ -41,15 +44,30 @@ class RequestThreads:
     def begin(self, connection: Connection) -> Future[None]:
         """Answer a connection's request; the future is done when that is, and the connection is in `working` until."""
         self.working.add(connection)
-        executor: Executor = self._pipelined if connection.pipelined else self._threads
         if (incoming := connection.incoming) is not None:
             is_hopeless, arrived = incoming.is_hopeless, incoming.arrived()
             if is_hopeless and not connection.pipelined and can_log():
-                connection.environ[REFUSED] = True
-                executor = self._in_place
-            else:
-                connection.environ[ARRIVED_BODY] = arrived
-        return executor.submit(self._serve, connection)
+                future: Future[None] = Future()
+                self._to_refuse.append((connection, future))
+                return future
+            connection.environ[ARRIVED_BODY] = arrived
+        threads = self._pipelined if connection.pipelined else self._threads
+        return threads.submit(self._serve, connection)
+
+    @property
+    def refusals_wait(self) -> bool:
+        """Tell whether `refuse_some` has anything to do."""
+        return bool(self._to_refuse)
+
+    def refuse_some(self) -> None:
+        """Answer a few of those that are sure to be refused, in this thread."""
+        for _ in range(min(_REFUSE_AT_ONCE, len(self._to_refuse))):
+            connection, future = self._to_refuse.popleft()
+            connection.environ[REFUSED] = True
+            try:
+                future.set_result(self._serve(connection))
+            except Exception as error:  # noqa: BLE001 - whoever reads the future meets it, as if it came from a thread
+                future.set_exception(error)
 
 
 def can_log(log: int = 2) -> bool:
@@ -58,13 +76,3 @@ def can_log(log: int = 2) -> bool:
     ``log`` is its descriptor, a pipe on most platforms.
     """
     return bool(select.select((), (log,), (), 0)[1])
-
-
-class _InPlace(Executor):
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:  # noqa: BLE001 - whoever reads the future meets it, as if it came from a thread
-            future.set_exception(error)
-        return future

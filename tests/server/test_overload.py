@@ -34,8 +34,8 @@ def test_at_four_times_its_best_rate_it_completes_as_much(
     assert four["completed_per_s"] >= share * best
     assert set(four["statuses"]) == {"200", "429"}
     assert four["p99"] < 30
-    # Health waits for no caption: in half of what the median caption takes, nearly every probe is answered.
-    assert four["health_p50"] < four["p50"] / 2
+    # Health waits for no caption: in a quarter of what the median caption takes, most probes are answered.
+    assert four["health_p50"] < four["p50"] / 4
     assert four["health_p99"] < four["p50"]
     least, most = four["retry_after_s"]
     # 64 pictures wait, so the model needs that much longer than for one; rounded up to whole seconds.
