@@ -6,11 +6,17 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
-from captioning.errors import CaptioningError, DeadlineExceeded
+from captioning.errors import CaptioningError, DeadlineExceeded, Overloaded
 
 # How soon a caller that has gone is noticed by what waits for something else.
 _POLL_S = 0.5
+
+
+def still_in_line(since: float) -> Overloaded:
+    """Make the refusal of who has waited in vain, on the monotonic clock ``since`` then: that long again may do."""
+    return Overloaded(detail="its time was over in the line", retry_after_s=time.monotonic() - since)
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,10 @@ class Deadline:
         """Return this one, or if it is sooner, that many seconds from now, with an ``error`` of its own."""
         at = time.monotonic() + seconds
         return self if self.at <= at else replace(self, at=at, error=error or self.error)
+
+    def in_line(self) -> Deadline:
+        """Return the same moment for who stands in a line from now on: whoever still does so then is `Overloaded`."""
+        return replace(self, error=partial(still_in_line, time.monotonic()))
 
     def remaining(self) -> float:
         """Return the seconds left, always more than none.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+from captioning.byte_budget import ByteHold
 from captioning.cache.captions import CachedCaption, CaptionCache
 from captioning.cache.key import caption_key, picture_digest
 from captioning.cache.url_digests import UrlDigests
@@ -15,7 +16,7 @@ from captioning.errors import DeadlineExceeded, ImageFetchFailed, ImageFetchTime
 from captioning.fetch.codings import EndedEarly
 from captioning.fetch.fetcher import Fetcher
 from captioning.fetch.urls import parse_url
-from captioning.limits import ByteHold, Limits, in_line
+from captioning.limits import Limits
 from captioning.model.batcher import Batcher, Captioned
 from captioning.model.engine import Candidates, Engine, GenerationOptions, Pixels
 from captioning.pictures.decoders import Decoders
@@ -179,7 +180,7 @@ class Pipeline:
         return decoded.pixel_values
 
     def _generate(self, pixel_values: Pixels, options: GenerationOptions, deadline: Deadline) -> Captioned:
-        line = in_line(deadline)
+        line = deadline.in_line()
         future = self._batcher.submit(pixel_values, options, line)
         try:
             while True:

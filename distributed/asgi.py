@@ -15,8 +15,8 @@ from typing import Any
 
 import h11
 
+from captioning.byte_budget import ByteHold
 from captioning.errors import BodyTooLarge, CaptioningError, DeadlineExceeded, InvalidRequest
-from captioning.limits import ByteHold
 from captioning.server.exchange import BadHttp
 from captioning.server.refusals import refusal
 from captioning.server.wsgi import Application, Environ, make_environ

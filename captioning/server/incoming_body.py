@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
+from captioning.byte_budget import ByteHold
+from captioning.deadline import still_in_line
 from captioning.errors import BodyTooLarge, CaptioningError, DeadlineExceeded, InvalidRequest
-from captioning.limits import ByteHold, still_in_line
 from captioning.server.exchange import BadHttp, Exchange
 from captioning.web.body import ArrivedBody, BodyRules, ExpectedBody, parsing_bound
 

@@ -11,9 +11,9 @@ from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wrappers import Request
 from werkzeug.wsgi import get_input_stream
 
+from captioning.byte_budget import ByteBudget, ByteHold
 from captioning.deadline import Deadline
 from captioning.errors import BodyTooLarge, CaptioningError, InvalidRequest, Overloaded
-from captioning.limits import ByteBudget, ByteHold
 from captioning.web.admission import Admission
 from captioning.web.caption_request import parsing_memory
 from captioning.web.forms import FORM_TYPES

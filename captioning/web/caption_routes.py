@@ -14,8 +14,8 @@ from typing import Any
 
 from flask import Blueprint, Response, g, jsonify, request
 
+from captioning.byte_budget import ByteHold
 from captioning.deadline import Deadline
-from captioning.limits import ByteHold
 from captioning.model.engine import Candidates, GenerationOptions
 from captioning.pipeline import EncodedPicture, Pipeline
 from captioning.settings import Settings

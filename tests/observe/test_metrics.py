@@ -23,9 +23,10 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from app import create_app
+from captioning.byte_budget import ByteBudget
 from captioning.deadline import Deadline
 from captioning.lifecycle import Readiness
-from captioning.limits import ByteBudget, Limits, Permits, Slots
+from captioning.limits import Limits, Permits, Slots
 from captioning.model.batcher import Batcher
 from captioning.model.engine import GenerationOptions
 from captioning.observe.metrics import Metrics

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from captioning.byte_budget import ByteBudget, ByteHold
 from captioning.errors import DeadlineExceeded, Overloaded
-from captioning.limits import ByteBudget, ByteHold
 from captioning.server.exchange import Exchange
 from captioning.server.incoming_body import IncomingBody
 from captioning.web.body import BodyRules, ExpectedBody
