@@ -26,7 +26,7 @@ _CONTROLS = bytes([*range(0x20), 0x7F])
 # What the fetcher asks an answer for. Others may stand there in any number and in any form.
 _PASSED_ON = (b"location", b"content-range", b"retry-after", b"date")
 _MAX_CHUNK_LINE = 4096
-_CHUNK_SIZE = re.compile(rb"[ \t]*([0-9a-f]{1,15})[ \t]*(?:;|$)", re.IGNORECASE)
+_CHUNK_SIZE = re.compile(rb"[ \t]*0*([0-9a-f]{1,15})[ \t]*(?:;|$)", re.IGNORECASE)
 
 
 class Answer(HTTPResponse):
@@ -161,12 +161,12 @@ def _tokens(headers: _Headers, name: bytes) -> list[bytes]:
 
 def _canonical(headers: _Headers, transfer: list[bytes], chunked: bool) -> Iterator[bytes]:
     """Yield the headers that count, once each; where there are chunks, they tell the length (RFC 9112, section 6.3)."""
-    lengths = set() if chunked else set(_tokens(headers, b"content-length"))
+    told = () if chunked else _tokens(headers, b"content-length")
+    lengths = {int(length) for length in told if re.fullmatch(rb"\d{1,18}", length)}
     if len(lengths) > 1:
         raise ImageFetchFailed("The image's server announced two lengths for the image.")
     for length in lengths:
-        if re.fullmatch(rb"\d{1,18}", length):
-            yield b"Content-Length: " + length
+        yield b"Content-Length: %d" % length
     # A coding of the transfer (RFC 9112, section 7) is one of the content to who undoes it.
     labels = b",".join([*headers.get(b"content-encoding", ()), *transfer]).decode("latin-1")
     yield b"Content-Encoding: " + ",".join(known_codings(labels)).encode()

@@ -160,7 +160,8 @@ def _check_status(answer: Response) -> None:
         raise ImageFetchFailed(f"{said}; it may have the image later.", retry_after_s=_retry_after_s(answer))
     if status >= 400:
         raise ImageNotFound(f"{said}.")
-    raise ImageFetchFailed(f"{said} where 200 was expected: {_NO_PICTURE.get(status, 'that is no image')}.")
+    reason = _NO_PICTURE.get(status, "that is no image")
+    raise ImageFetchFailed(f"{said} where 200 was expected: {reason}.", retry_after_s=_retry_after_s(answer))
 
 
 def _is_whole(content_range: str) -> bool:

@@ -20,8 +20,9 @@ from captioning.errors import ImageFetchFailed, InvalidImageUrl
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
 MAX_LOOK_UPS = 64
-MAX_LOOK_UPS_OF_DOMAIN = 8
-"""For names with the last two labels in common, so that one silent name server leaves room for all others."""
+_SHARE = 8
+"""Names with the last two labels in common have at most an eighth of what is free: silent name servers, even those of
+many domains, leave room for all others."""
 
 STUCK_S = 10.0
 """A name whose look-up takes longer is not waited for by those who ask later. The system asks each server for 5 s, and
@@ -63,7 +64,7 @@ class Resolver:
         with self._changed:
             while host not in self._running:
                 beside = sum(_domain(other) == domain for other in self._running)
-                if len(self._running) < MAX_LOOK_UPS and beside < MAX_LOOK_UPS_OF_DOMAIN:
+                if beside < (MAX_LOOK_UPS - len(self._running)) / _SHARE:
                     answer: Future[list[Address]] = Future()
                     # A daemon, because a stuck one must not keep the process from ending.
                     thread = threading.Thread(target=self._run, args=(host, answer), name="dns-look-up", daemon=True)
@@ -80,15 +81,19 @@ class Resolver:
         return answer
 
     def _run(self, host: str, answer: Future[list[Address]]) -> None:
+        found: list[Any] = []
+        error: Exception | None = None
         try:
             found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
         except (OSError, ValueError) as exc:
-            answer.set_exception(exc)
-        else:
-            answer.set_result([(family, where) for family, _, _, _, where in found])
-        with self._changed:
+            error = exc
+        with self._changed:  # before it is answered: who asks from then on is told what is true by then
             del self._running[host]
             self._changed.notify_all()
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result([(family, where) for family, _, _, _, where in found])
 
 
 def _domain(host: str) -> str:

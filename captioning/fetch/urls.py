@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from captioning.errors import InvalidImageUrl
 from captioning.hosts import ascii_host
@@ -19,6 +19,8 @@ MAX_URL_CHARS = 8_192
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _URL = re.compile(r"(https?)://([^/?#]*)([^?#]*)(\?[^#]*)?(?:#.*)?", re.IGNORECASE | re.DOTALL)
 _AUTHORITY = re.compile(r"(\[.*\]|[^:]*)(?::(.*))?", re.DOTALL)
+# What JavaScript's encodeURI makes of an international name.
+_ESCAPED_NAME = re.compile(r"(?:%[89a-f][0-9a-f])+", re.IGNORECASE)
 _PORT = re.compile(r"0*([0-9]{1,5})")
 _SPACE_IN_HOST = re.compile(r"https?://[^/?#]* ", re.IGNORECASE)
 _REFERENCE = re.compile(r"([^?#]*)(\?[^#]*)?", re.DOTALL)
@@ -79,7 +81,7 @@ def parse_url(text: str) -> Url:
     """Take a URL apart; look nothing up.
 
     The rules are those of browsers, less what no public picture needs: credentials (RFC 3986, section 7.5),
-    percent-encoded hosts and scope ids. Unlike theirs, a path's dot segments stay.
+    hosts with escapes of ASCII and scope ids. Unlike theirs, a path's dot segments stay.
 
     Raises:
         InvalidImageUrl: it is none that can be fetched.
@@ -110,8 +112,9 @@ def _host_and_port(authority: str, default_port: int) -> tuple[str, int]:
     if "@" in authority:
         raise InvalidImageUrl("The image's URL must not carry a user name or a password.")
     found = _AUTHORITY.fullmatch(authority)
+    name = found[1] if found else authority
     try:
-        host = ascii_host(found[1] if found else authority)
+        host = ascii_host(_ESCAPED_NAME.sub(lambda escapes: unquote(escapes[0], errors="strict"), name))
     except ValueError as exc:
         raise InvalidImageUrl("The image's URL names no valid host.", detail=str(exc)) from exc
     port = _PORT.fullmatch((found and found[2]) or str(default_port))

@@ -108,6 +108,10 @@ def test_headers_end_at_a_number_of_bytes(line: bytes) -> None:
         pytest.param(f"HTTP/1.1 200 OK\r\ncontent-LENGTH:{len(PICTURE)}\r\n\r\n", id="any case, no space"),
         pytest.param(f"HTTP/1.1 200 OK\r\n{LENGTH}\r\n{LENGTH}\r\n\r\n", id="one length twice"),
         pytest.param(f"HTTP/1.1 200 OK\r\n{LENGTH}, {len(PICTURE)}\r\n\r\n", id="one length twice in a line"),
+        pytest.param(
+            f"HTTP/1.1 200 OK\r\n{LENGTH}\r\nContent-Length: 0{len(PICTURE)}\r\n\r\n", id="one length, two forms"
+        ),
+        pytest.param(f"HTTP/1.1 200 OK\r\nContent-Length:\r\n{LENGTH}\r\n\r\n", id="an empty length beside one"),
         pytest.param("HTTP/1.1 200 OK\r\nContent-Length: unknown\r\n\r\n", id="no number for a length"),
         pytest.param("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", id="a length below nothing"),
         pytest.param("HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n", id="an empty length"),
@@ -153,6 +157,7 @@ def test_chunks_tell_the_length_whatever_else_does(lines: list[str], version: st
     [
         pytest.param(CHUNKS.replace(b"\r\n", b"\n"), id="LF only"),
         pytest.param(CHUNKS.replace(b"5\r\n", b"0005 \r\n"), id="zeros and spaces"),
+        pytest.param(CHUNKS.replace(b"5\r\n", b"0" * 30 + b"5\r\n"), id="many zeros"),
         pytest.param(b"8\r\nabcdefgh\r\n0", id="no line at the end"),
         pytest.param(b"8\r\nabcdefgh\r\n0\r\n\r\ntrash", id="more than the end"),
         pytest.param(
@@ -278,6 +283,10 @@ def test_what_may_pass_is_not_final(status: int) -> None:
     assert (failed.status, failed.code, failed.retry_after_s) == (502, "image_fetch_failed", None)
     told = failure(http_answer(status=f"{status} x", headers=["Retry-After: 7"]))
     assert (told.code, told.retry_after_s) == ("image_fetch_failed", 7)
+
+
+def test_a_picture_that_is_not_ready_yet_may_be_asked_for_when_its_server_says() -> None:
+    assert failure(http_answer(status="202 Accepted", headers=["Retry-After: 7"])).retry_after_s == 7
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 418, 421, 451])

@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from captioning import errors
-from captioning.deadline import Deadline
+from captioning.deadline import UNLIMITED, Deadline
 from captioning.fetch import destinations, resolver
 from captioning.fetch.addresses import is_public_unicast
 from captioning.fetch.limited_socket import LimitedSocket
@@ -798,7 +798,7 @@ def test_so_does_a_look_up() -> None:
 
 @pytest.fixture
 def stuck_resolver(names: Names, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let look-ups hang until the test is over, but those of names that are told; and begin six of them at most."""
+    """Let look-ups hang until the test is over, but those of names that are told."""
     over = threading.Event()
 
     def hang(host: str, *arguments: Any, **options: Any) -> list[Any]:
@@ -808,8 +808,6 @@ def stuck_resolver(names: Names, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
         raise socket.gaierror(socket.EAI_AGAIN, "at last")
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
-    monkeypatch.setattr(resolver, "MAX_LOOK_UPS", 6)
-    monkeypatch.setattr(resolver, "MAX_LOOK_UPS_OF_DOMAIN", 3)
     yield
     over.set()
     for thread in look_ups():
@@ -828,13 +826,13 @@ def test_a_stuck_resolver_ends_at_the_deadline_and_holds_a_bounded_number_of_thr
         with pytest.raises(errors.ImageFetchTimeout):
             fetcher.fetch(f"http://stuck-{number}.example/")
 
-    with ended_in_time(), ThreadPoolExecutor(8) as pool:
-        list(pool.map(fetch, range(16)))
-    assert len(look_ups()) == 6
+    with ended_in_time(), ThreadPoolExecutor(80) as pool:
+        list(pool.map(fetch, range(80)))
+    assert len(look_ups()) == resolver.MAX_LOOK_UPS
 
 
 @pytest.mark.usefixtures("stuck_resolver")
-def test_hosts_beside_a_stuck_domain_are_found_and_addresses_need_no_look_up(names: Names) -> None:
+def test_hosts_beside_ten_stuck_domains_are_found_and_addresses_need_no_look_up(names: Names) -> None:
     names.tell("images.example", ["127.0.0.1"])
     fetcher = make_fetcher(timeout_s=0.3)
 
@@ -842,13 +840,15 @@ def test_hosts_beside_a_stuck_domain_are_found_and_addresses_need_no_look_up(nam
         with pytest.raises(errors.ImageFetchTimeout):
             fetcher.fetch(url)
 
-    with BadServer(answer_with(http_answer(PICTURE))) as server, ThreadPoolExecutor(8) as pool:
-        list(pool.map(fetch, [f"http://{number}.a.stuck.test/" for number in range(8)]))
-        assert len(look_ups()) == 3
+    with BadServer(answer_with(http_answer(PICTURE))) as server, ThreadPoolExecutor(100) as pool:
+        list(pool.map(fetch, [f"http://{number}.a.stuck.test/" for number in range(10)]))
+        assert len(look_ups()) == 8
         by_name = server.url().replace("127.0.0.1", "images.example")
-        assert make_fetcher().fetch(by_name) == PICTURE
-        list(pool.map(fetch, [f"http://{number}.b.stuck-too.test/" for number in range(8)]))
-        assert len(look_ups()) == 6
+        assert make_fetcher(timeout_s=10).fetch(by_name) == PICTURE
+        list(pool.map(fetch, [f"http://{number % 10}.a.stuck-{number // 10}.test/" for number in range(100)]))
+        assert make_fetcher(timeout_s=10).fetch(by_name) == PICTURE
+        list(pool.map(fetch, [f"http://stuck-{number}.example/" for number in range(50)]))
+        assert len(look_ups()) == resolver.MAX_LOOK_UPS
         with ended_in_time():
             assert fetcher.fetch(server.url()) == PICTURE
             fetch(by_name)
@@ -870,6 +870,13 @@ def test_one_look_up_serves_all_who_ask_for_a_name_and_once_it_is_stuck_they_are
     monkeypatch.setattr(resolver, "STUCK_S", 0.0)
     with pytest.raises(errors.ImageFetchFailed, match="name servers of the image's host do not answer"):
         fetcher.fetch("http://stuck.example/")
+
+
+def test_no_look_up_answers_who_asks_after_it_was_answered(names: Names) -> None:
+    addresses = [f"192.0.2.{number}" for number in range(200)]
+    names.tell("moving.example", *([address] for address in addresses))
+    asked = resolver.Resolver()
+    assert [asked.addresses("moving.example", 80, UNLIMITED)[0][1][0] for _ in addresses] == addresses
 
 
 def test_a_stuck_resolver_does_not_keep_the_process_from_ending() -> None:

@@ -96,6 +96,8 @@ def test_what_is_given_is_what_is_sent(recorder: BadServer, given: str, sent: st
         ("http://a_b-.example/", "a_b-.example", "a_b-.example"),
         ("http://[0:0::1]:8080/", "::1", "[::1]:8080"),
         ("http://B\u00fccher.example/", "xn--bcher-kva.example", "xn--bcher-kva.example"),
+        ("http://b%C3%BCcher.example/", "xn--bcher-kva.example", "xn--bcher-kva.example"),  # as encodeURI has it
+        ("http://%e4%be%8b%E3%80%82example:8080/", "xn--fsq.example", "xn--fsq.example:8080"),
         ("http://fa\u00df.example/", "xn--fa-hia.example", "xn--fa-hia.example"),
         ("http://i\u2764.ws/", "xn--i-7iq.ws", "xn--i-7iq.ws"),
         ("http://i\u2764\ufe0f.ws/", "xn--i-7iq.ws", "xn--i-7iq.ws"),
@@ -119,7 +121,18 @@ def test_an_emoji_host_is_looked_up_and_named(recorder: BadServer, names: Names)
 
 @pytest.mark.parametrize(
     "host",
-    ["\u2100.example", "a\uff0fb", "a\uff1a80", "a\uff20b", "\uff05\uff14\uff11", "a\u3002\u3002b"],
+    [
+        "\u2100.example",
+        "a\uff0fb",
+        "a\uff1a80",
+        "a\uff20b",
+        "\uff05\uff14\uff11",
+        "a\u3002\u3002b",
+        "%EF%BC%8F",
+        "%C3",
+        "%ff.a",
+        "a%2eb",
+    ],
 )
 def test_no_character_becomes_a_mark_of_the_url(host: str) -> None:
     with pytest.raises(errors.InvalidImageUrl, match="host"):
