@@ -11,15 +11,22 @@ from captioning.pictures.formats import FORMATS
 
 # Bodies beside pictures that the service reads, by the type that they should be sent as.
 _READ = {
-    "application/json": rb"(\xef\xbb\xbf)?\s*[{\[]",
+    "application/json": rb"(\xef\xbb\xbf)?\s*[{\[](?!object )",
     "multipart/form-data": rb"\s*--[^\r\n]+\r?\nContent-",
     "application/x-www-form-urlencoded": rb"[\w.%+\[\]-]{1,100}=[^=]",
 }
 _NOT_READ = {
-    "an HTML page": rb"(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body|script|title|div|p|h1)\b",
+    "an HTML page": rb"(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body|script|style|title|meta|iframe|"
+    rb"table|div|font|h1|p|br|b|a)\b",
     "an SVG drawing": rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!DOCTYPE svg[^>]*>\s*)?<svg\b",
     "a PDF document": rb"%PDF-",
     "a HEIC photograph": rb".{4}ftyp(?:he[iv][cfmsx]|m[is]f1.{4}(?:.{4}){,16}?he[iv][cfmsx])",
+    "a JPEG XL picture": rb"\xff\x0a|\0\0\0\x0cJXL ",
+    "a JPEG 2000 picture": rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  ",
+    "a video": rb".{4}ftyp(?:isom|iso[2-6]|mp4[12]|avc1|M4V |qt  |3g[p2].)|\x1aE\xdf\xa3",
+    "a data: URL": rb"data:image/",
+    "base64": rb"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR)[\w+/]",
+    "an object that was never made JSON (JSON.stringify does that)": rb"\[object ",
     "compressed with gzip": rb"\x1f\x8b",
     "compressed with zstd": rb"\x28\xb5\x2f\xfd",
 }
@@ -27,7 +34,7 @@ _PATTERNS = {
     **{row.media_type: row.signature for row in FORMATS},
     **{kind: re.compile(pattern, re.IGNORECASE | re.DOTALL) for kind, pattern in {**_READ, **_NOT_READ}.items()},
 }
-_TYPE = re.compile(r"[a-z0-9.+-]{1,50}/[a-z0-9.+-]{1,50}")
+_TYPE = re.compile(r"[ -~]{1,100}")
 
 
 def looks_like(content: bytes) -> str | None:

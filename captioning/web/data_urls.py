@@ -55,7 +55,9 @@ def decode_base64(data: bytes) -> bytes:
     data = _without(b"\t\n\f\r ", data)
     match = _BASE64.fullmatch(data)
     if match is None:
-        raise ValueError("it holds a character that base64 has not")
+        end = _BASE64.match(data).end()  # type: ignore[union-attr]
+        wrong = data[end : end + 4].decode("utf-8", "replace")[0]
+        raise ValueError(f"it holds {wrong!a} where base64 has no such character")
     if match.start(1) % 4 == 1 or (match[1] and len(data) % 4):
         raise ValueError("it is cut short, or its padding is wrong")
     return binascii.a2b_base64(data if len(data) % 4 == 0 else data + b"=" * (-len(data) % 4))

@@ -59,7 +59,7 @@ def parse_form(request: Request, body: bytes, *, max_images: int = 1) -> Form:
         for part, content in _parts(body, _boundary(request), max_fields):
             if part.name == "image" and (content or part.filename):
                 form.images.append(_transferred(part, content))
-            elif content and part.filename is not None:
+            elif content and part.filename is not None and not _is_url_as_blob(part, content):
                 form.other_files.append(part.name)
             elif text := _text(content, part.name):
                 form.texts.append((part.name, text))
@@ -81,7 +81,7 @@ def form_memory(request: Request, body: bytes) -> int:
         for event in _events(body, _boundary(request), max_parts=len(body)):
             if isinstance(event, MultipartSegment):
                 # A file is copied once. A text is collected, decoded, and may be a data: URL, which is encoded anew.
-                is_file = event.name == "image" or event.filename is not None
+                is_file = event.name == "image" or (event.filename is not None and event.name != "imageUrl")
                 copies = 1 if is_file and not _is_base64(event) else 3
             elif event:
                 taken += copies * len(event)
@@ -156,6 +156,11 @@ def _unescaped(text: bytes) -> bytes:
     # curl -d escapes nothing, and a plus in base64 is no space.
     head, comma, base64 = text.partition(b",") if text.startswith(b"data:") else (text, b"", b"")
     return percent_decode(head.replace(b"+", b" ") + comma + base64)
+
+
+def _is_url_as_blob(part: MultipartSegment, content: bytes) -> bool:
+    """Tell whether a text was appended as a Blob, to which FormData gives a file's name."""
+    return part.name == "imageUrl" and content.isascii()
 
 
 def _is_base64(part: MultipartSegment) -> bool:

@@ -8,6 +8,7 @@ from captioning.errors import InvalidImageUrl
 from captioning.fetch.urls import parse_url
 from captioning.limits import within_limit
 from captioning.pictures.formats import ENDINGS
+from captioning.pictures.sniffing import looks_like
 from captioning.web.data_urls import decode_data_url, is_data_url
 
 _UPLOAD = "send the picture itself, with curl -F image=@photo.jpg"
@@ -19,6 +20,7 @@ _PICTURE_FILE = rf"[^:?#]*(?:{'|'.join(map(re.escape, (*ENDINGS, '.heic')))})\Z"
 _MISTAKES = [
     (re.compile(pattern, re.IGNORECASE | re.DOTALL), sentence)
     for pattern, sentence in (
+        (r"https?://https?:?//", "imageUrl has http:// or https:// twice; once is enough."),
         (r".*<\w", "imageUrl holds HTML; send only the URL that stands in it."),
         (
             r"(?:undefined|null|none|nan|\[object \w+\])\Z",
@@ -38,6 +40,10 @@ _MISTAKES = [
         (rf"{_HOST}[/?#]", _NO_SCHEME),
         (rf"[/~]|\.\.?/|{_PICTURE_FILE}", f"imageUrl is a path without a host; send the whole URL, or {_UPLOAD}."),
         (rf"{_HOST}\Z", _NO_SCHEME),
+        (
+            r".+?https?://",
+            "imageUrl has something, maybe invisible, in front of http:// or https://; send the URL alone.",
+        ),
         (r"(?:s3|gs|az|abfss?):", "The service has no key to that store; send a signed https:// URL of the object."),
         (r"[a-z][a-z0-9+.-]*:", "imageUrl must begin with http:// or https://; other schemes are not fetched."),
     )
@@ -52,8 +58,11 @@ def source_of(url: str, max_image_bytes: int) -> str | bytes:
     """
     url = url.strip()
     if is_data_url(url):
-        return within_limit(decode_data_url(url), max_image_bytes)
-    if not re.match("https?://", url, re.IGNORECASE):
+        picture = within_limit(decode_data_url(url), max_image_bytes)
+        if looks_like(picture) == "base64":
+            raise InvalidImageUrl("The data: URL holds base64, but not after ;base64, as in data:image/jpeg;base64,…")
+        return picture
+    if not re.match("https?://(?!https?:?//)", url, re.IGNORECASE):
         raise InvalidImageUrl(mistake_in(url))
     if re.search(r"\shttps?://", url, re.IGNORECASE):
         raise InvalidImageUrl("imageUrl holds several URLs; send one, or all as imageUrls to POST /local-captions.")

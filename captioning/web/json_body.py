@@ -24,7 +24,7 @@ _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)', re.DOTALL)
 # Python keeps a string in 1, 2 or 4 bytes a character, by the widest of them (PEP 393).
 _FOUR_BYTES_WIDE = re.compile(rb"[\xf0-\xff]|\\u[dD][89abAB]")
 _TWO_BYTES_WIDE = re.compile(rb"[\xc4-\xff]|\\u(?!00)")
-_UNQUOTED = re.compile(rb"\s*+(?:'\s*+)?[{\[]\s*+'?[\w]|\s*+'")
+_UNQUOTED = re.compile(rb"\s*+(?:'\s*+)?[{\[]\s*+(?:'?\w|\xe2\x80[\x98-\x9f])|\s*+'")
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
@@ -75,10 +75,10 @@ def _what_is_wrong(body: bytes, problem: str) -> str:
         return f"The body is empty; {_EXAMPLE}."
     if (encoding := json.detect_encoding(body)) not in ("utf-8", "utf-8-sig"):
         return f"The JSON is in {encoding.upper()}; send it in UTF-8."
-    if _UNQUOTED.match(body):
-        return 'JSON needs double quotes around names and texts; in a Windows shell write each of them as \\".'
     if sentence := mislabelled(body, "application/json"):
         return sentence
+    if _UNQUOTED.match(body):
+        return 'JSON needs double quotes (") around names and texts; in a Windows shell write each of them as \\".'
     if "hex escape" in problem:
         return "The JSON holds a broken \\u escape, such as one half of an emoji; cut texts between characters."
     if "unicode" in problem:

@@ -234,6 +234,20 @@ def test_a_text_in_the_picture_s_place_is_told_its_own(content: bytes, sentence:
         ("//example.com/a.jpg", "put https: in front"),
         ("https:/example.com/a.jpg", "a colon and two slashes"),
         ("https//example.com/a.jpg", "a colon and two slashes"),
+        (f"https://{URL}", "twice; once is enough"),
+        ("http://https//example.com/a.jpg", "twice; once is enough"),
+        (f"\u200b{URL}", "maybe invisible, in front"),
+        (f"\ufeff{URL}", "maybe invisible, in front"),
+        (f"URL: {URL}", "in front of http:// or https://"),
+        (f"url({URL})", "in front of http:// or https://"),
+        (f"view-source:{URL}", "in front of http:// or https://"),
+        (f"data:image/jpeg,{BASE64}", "holds base64, but not after ;base64,"),
+        (f"data:base64,{BASE64}", "holds base64, but not after ;base64,"),
+        (f"data:image/jpeg;base64;,{BASE64}", "holds base64, but not after ;base64,"),
+        (f"data:image/jpeg;base64,data:image/jpeg;base64,{BASE64}", "it holds ':' where base64"),
+        (f"data:image/jpeg;base64,b'{BASE64}'", "it holds \"'\" where base64"),
+        ("data:image/jpeg;base64,_9j_4AAQ", "it holds '_' where base64"),
+        ("data:image/jpeg;base64,[object Object]", r"it holds '\[' where base64"),
         ("s3://bucket/a.jpg", "a signed https:// URL"),
         ("gs://bucket/a.jpg", "a signed https:// URL"),
         ("ftp://example.com/a.jpg", "other schemes are not fetched"),
@@ -265,6 +279,13 @@ def test_a_wrong_content_type_is_told_the_right_one() -> None:
     assert "is a form of parts" in refusal(UnsupportedImage, "image/jpeg", multipart(("Content-Type: a", PICTURE)))
     assert "is an HTML page" in refusal(UnsupportedImage, "image/jpeg", b"<!doctype html>")
     assert "is an SVG drawing" in refusal(UnsupportedImage, "image/svg+xml", b'<?xml version="1.0"?><svg xmlns="a"/>')
+    assert "is base64; send the image itself" in refusal(UnsupportedImage, "image/jpeg", BASE64.encode())
+    assert "is a data: URL" in refusal(UnsupportedImage, "image/jpeg", b"data:image/png;base64,iVBORw0KGgo=")
+    for kind, start in (("a video", b"\0\0\0\x18ftypmp42"), ("a JPEG XL picture", b"\xff\x0a\x7f")):
+        assert f"is {kind}" in refusal(UnsupportedImage, "image/jpeg", start)
+    for label in ("json", "application/json, application/json", "undefined", "*/*"):
+        assert f"was sent as {label} but" in refusal(UnsupportedContentType, label, body)
+    assert "JSON.stringify" in refusal(UnsupportedContentType, "text/plain", b"[object Object]")
     assert "The body is empty" in refusal(UnsupportedImage, "image/jpeg", b"")
     assert parsed("image/png", PICTURE).source == PICTURE  # that much of a label is a hint
     assert refusal(UnsupportedContentType, "text/plain", b"hello").startswith("The body was sent as text/plain; send ")

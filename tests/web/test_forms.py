@@ -54,6 +54,12 @@ def test_what_is_empty_is_not_given() -> None:
     assert form == Form(texts=[("imageUrl", "https://example.com/a.jpg")])
 
 
+def test_a_url_that_was_appended_as_a_blob_is_a_text() -> None:
+    blob = 'Content-Disposition: form-data; name="imageUrl"; filename="blob"'
+    assert parsed((blob, b"https://a.example/")) == Form(texts=[("imageUrl", "https://a.example/")])
+    assert parsed((blob, b"\xff\xd8\xff")) == Form(other_files=["imageUrl"])
+
+
 def test_every_picture_and_file_is_told() -> None:
     form = parsed(
         ('Content-Disposition: form-data; name="image"; filename="a"', b"first"),
@@ -148,8 +154,12 @@ def test_parts_and_fields_are_bounded_in_number() -> None:
         ("application/x-www-form-urlencoded", b"imageUrl=" + b"%41" * MIB),
         ("application/x-www-form-urlencoded", b"imageUrl=" + b"A+" * 5 * MIB),
         ("application/x-www-form-urlencoded", b"imageUrl=data:,A" + b"A%41+" * (MIB // 2)),
+        (
+            "multipart/form-data; boundary=x",
+            multipart(('Content-Disposition: form-data; name="imageUrl"; filename="blob"', b"a" * (4 * MIB))),
+        ),
     ],
-    ids=["a picture", "a text", "escapes", "spaces", "a data: URL"],
+    ids=["a picture", "a text", "escapes", "spaces", "a data: URL", "a Blob"],
 )
 def test_no_more_memory_is_taken_than_is_charged(content_type: str, body: bytes) -> None:
     request = request_of(content_type)
