@@ -6,7 +6,6 @@ take at once are sent from here. Each of these ends in time, and each is bounded
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 import socket
@@ -16,18 +15,19 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
-from itertools import islice
 from selectors import EVENT_READ, EVENT_WRITE
 
+from captioning.server.body_reader import BodyReader
 from captioning.server.connection import Connection, Phase
+from captioning.server.connection_table import ConnectionTable
 from captioning.server.exchange import BadHttp, Exchange
-from captioning.server.incoming_body import IncomingBody
+from captioning.server.newcomers import Newcomers
 from captioning.server.poller import Poller
 from captioning.server.refusals import refusal
 from captioning.server.request_threads import RequestThreads
 from captioning.server.slow_readers import SEND_TIMEOUT_S, to_hang_up_on
-from captioning.server.wsgi import Environ, make_environ
-from captioning.web.body import BodyRules, ExpectedBody
+from captioning.server.wsgi import make_environ
+from captioning.web.body import BodyRules
 
 HEAD_TIMEOUT_S = 10.0
 """From the first byte of a request, or from the connection, to its last header. A browser on a bad line needs two
@@ -37,8 +37,6 @@ _LINGER_S = 2.0  # for a client that was refused while it sent: closed with byte
 _PIECE = 65_536
 _SWEEP_S = 0.25
 _POLL_BUDGET_S = 0.02
-_ACCEPT_AT_ONCE = 64
-_ASK_AT_ONCE = 64
 
 
 class EventLoop:
@@ -58,44 +56,36 @@ class EventLoop:
         log: logging.Logger,
     ) -> None:
         """Prepare; ``serve`` answers a request, in a thread; ``may_accept`` is asked before each connection."""
-        self.max_connections = max_connections
         self.served = 0
-        self._listeners = list(listeners)
-        self._listening = False
-        self._bodies = bodies
         self._keepalive_s = keepalive_s
         self._script_name = script_name
-        self._may_accept = may_accept
         self._log = log
-        self._connections: dict[Connection, None] = {}  # in the order in which they entered their phase
-        self._paused: dict[Connection, IncomingBody] = {}  # for want of bytes in the budget
-        self._threads = RequestThreads(serve, threads)
         self._poller = Poller()
         self.waker = self._poller.waker
+        self._connections = ConnectionTable(self._poller, self._ready, most=max_connections)
+        self.newcomers = Newcomers(
+            listeners,
+            self._poller,
+            may_accept=may_accept,
+            has_room=self._connections.has_room,
+            make_room=self._make_room,
+            on_newcomer=self._welcome,
+        )
+        self._body_reader = BodyReader(self._connections, bodies, self._hand_over)
+        self._threads = RequestThreads(serve, threads)
         self._sweep_at = 0.0
 
     # What the worker asks for, in the main thread.
 
     def turn(self, timeout_s: float) -> None:
         """Do what is due, after waiting for it that long at most."""
-        if len(self._connections) >= self.max_connections:
-            self._make_room()
-        has_room = len(self._connections) < self.max_connections
-        self._listen(bool(self._listeners) and has_room and self._may_accept())
-        longest_s = 0 if self._threads.refusals_wait else _POLL_BUDGET_S if self._paused else _SWEEP_S
+        self.newcomers.look()
+        longest_s = 0 if self._threads.refusals_wait else _POLL_BUDGET_S if self._body_reader.any_paused else _SWEEP_S
         self._poller.poll(min(timeout_s, longest_s))
-        for connection, incoming in list(islice(self._paused.items(), _ASK_AT_ONCE)):
-            self._read_body(connection, incoming)  # it may be a later one whose bytes there are
+        self._body_reader.read_paused()
         self._threads.refuse_some()
         if time.monotonic() >= self._sweep_at:
             self._sweep()
-
-    def stop_accepting(self) -> None:
-        """Leave newcomers to whoever else listens."""
-        self._listen(False)
-        for listener in self._listeners:
-            listener.close()
-        self._listeners.clear()
 
     def accepted(self) -> list[Exchange]:
         """Return the requests whose heads have come and whose answers are not made yet."""
@@ -114,41 +104,9 @@ class EventLoop:
 
     # A connection's life, phase by phase.
 
-    def _listen(self, listening: bool) -> None:
-        if listening == self._listening:
-            return
-        self._listening = listening
-        for listener in self._listeners:
-            if listening:
-                self._poller.listen(listener, partial(self._accept, listener))
-            else:
-                self._poller.stop_listening(listener)
-
-    def _accept(self, listener: socket.socket) -> None:
-        for _ in range(_ACCEPT_AT_ONCE):
-            if not self._may_accept():  # a sibling that got ready since is told to callers, who come at once
-                return
-            try:
-                client, address = listener.accept()
-            except OSError as error:  # most often, a sibling was faster or there are no more
-                if error.errno in (errno.EMFILE, errno.ENFILE):
-                    self._make_room()
-                return
-            connection = Connection(client, address)
-            self._enter(connection, Phase.HEAD, EVENT_READ, time.monotonic() + HEAD_TIMEOUT_S)
-            self._read_head(connection)  # it is often there already
-            if len(self._connections) >= self.max_connections:
-                self._make_room()
-
-    def _enter(self, connection: Connection, phase: Phase, events: int, expires_at: float) -> None:
-        connection.phase = phase
-        connection.expires_at = expires_at
-        self._connections.pop(connection, None)
-        self._connections[connection] = None
-        self._watch(connection, events)
-
-    def _watch(self, connection: Connection, events: int) -> None:
-        self._poller.watch(connection, events, partial(self._ready, connection))
+    def _welcome(self, connection: Connection) -> None:
+        self._connections.enter(connection, Phase.HEAD, EVENT_READ, time.monotonic() + HEAD_TIMEOUT_S)
+        self._read_head(connection)  # it is often there already
 
     def _ready(self, connection: Connection) -> None:
         if connection.closed:
@@ -157,7 +115,7 @@ class EventLoop:
             case Phase.HEAD | Phase.IDLE:
                 self._read_head(connection)
             case Phase.BODY if connection.incoming is not None:
-                self._read_body(connection, connection.incoming)
+                self._body_reader.read(connection, connection.incoming)
             case Phase.WORKING | Phase.SENDING:
                 self._flush(connection)
             case Phase.LINGERING:
@@ -172,7 +130,7 @@ class EventLoop:
             self._close(connection)
             return
         if connection.phase is Phase.IDLE:
-            self._enter(connection, Phase.HEAD, EVENT_READ, time.monotonic() + HEAD_TIMEOUT_S)
+            self._connections.enter(connection, Phase.HEAD, EVENT_READ, time.monotonic() + HEAD_TIMEOUT_S)
         connection.received += piece
         self._parse_head(connection)
 
@@ -191,8 +149,8 @@ class EventLoop:
         connection.exchange, connection.environ = exchange, environ
         if exchange.complete:
             self._hand_over(connection)
-        elif (expected := self._expected_body(exchange, environ)) is not None:
-            self._begin_body(connection, exchange, expected)
+        elif (expected := self._body_reader.expected(exchange, environ)) is not None:
+            self._body_reader.begin(connection, exchange, expected)
         else:
             with suppress(BadHttp):  # then the connection ends with the answer, as it does when more is to come
                 exchange.receive(bytes(connection.received))
@@ -208,49 +166,14 @@ class EventLoop:
             connection.send(refusal(error.status), lambda: None)
         self._linger(connection)
 
-    def _expected_body(self, exchange: Exchange, environ: Environ) -> ExpectedBody | None:
-        if (exchange.content_length or 0) > self._bodies.max_bytes:
-            return None
-        return self._bodies.expected(environ)
-
-    def _begin_body(self, connection: Connection, exchange: Exchange, expected: ExpectedBody) -> None:
-        if exchange.waits_to_be_asked:
-            with suppress(OSError):
-                connection.send(exchange.go_on(), lambda: None)
-        incoming = IncomingBody(exchange, self._bodies, expected)
-        connection.incoming = incoming
-        self._enter(connection, Phase.BODY, EVENT_READ, incoming.expires_at)
-        self._read_body(connection, incoming)
-
-    def _read_body(self, connection: Connection, incoming: IncomingBody) -> None:
-        while not incoming.is_whole and (
-            room := incoming.room_for(len(connection.received) or connection.readable_bytes())
-        ):
-            if self._paused.pop(connection, None):
-                incoming.resume()
-                self._watch(connection, EVENT_READ)
-            piece = bytes(connection.received[:room]) or connection.receive(room)
-            del connection.received[:room]
-            if piece is None:
-                connection.expires_at = incoming.expires_at
-                return
-            incoming.receive(piece)
-        if incoming.is_whole and incoming.has_room_to_parse():
-            self._hand_over(connection)
-            return
-        self._paused[connection] = incoming
-        incoming.pause()
-        connection.expires_at = incoming.expires_at
-        self._watch(connection, 0)
-
     def _hand_over(self, connection: Connection) -> None:
         """Have a request that has come answered by who has the connection until `_answered`."""
-        self._paused.pop(connection, None)
+        self._body_reader.forget(connection)
         connection.pipelined = connection.pipelined or bool(connection.received)
         if not self._threads.has_place_for(connection):
             self._close(connection)
             return
-        self._enter(connection, Phase.WORKING, 0, math.inf)
+        self._connections.enter(connection, Phase.WORKING, 0, math.inf)
         self.served += 1
         done = self._threads.begin(connection)
         done.add_done_callback(lambda future: self._poller.call_soon(partial(self._answered, connection, future)))
@@ -261,7 +184,7 @@ class EventLoop:
 
     def _watch_writes(self, connection: Connection) -> None:
         if connection.unsent and not connection.closed:
-            self._watch(connection, EVENT_WRITE)
+            self._connections.watch(connection, EVENT_WRITE)
 
     def _flush(self, connection: Connection) -> None:
         try:
@@ -272,7 +195,7 @@ class EventLoop:
         if done and connection.phase is Phase.SENDING:
             self._next_request(connection)
         elif done:
-            self._watch(connection, 0)
+            self._connections.watch(connection, 0)
 
     def _answered(self, connection: Connection, future: Future[None]) -> None:
         self._threads.working.discard(connection)
@@ -289,7 +212,7 @@ class EventLoop:
         if not connection.unsent:
             self._next_request(connection)
             return
-        self._enter(connection, Phase.SENDING, EVENT_WRITE, time.monotonic() + SEND_TIMEOUT_S)
+        self._connections.enter(connection, Phase.SENDING, EVENT_WRITE, time.monotonic() + SEND_TIMEOUT_S)
         for slow in to_hang_up_on(self._connections):
             self._close(slow)
 
@@ -301,10 +224,10 @@ class EventLoop:
         connection.received[:0] = exchange.left_over()
         connection.pipelined = bool(connection.received)
         if connection.received:
-            self._enter(connection, Phase.HEAD, EVENT_READ, time.monotonic() + HEAD_TIMEOUT_S)
+            self._connections.enter(connection, Phase.HEAD, EVENT_READ, time.monotonic() + HEAD_TIMEOUT_S)
             self._parse_head(connection)
         else:
-            self._enter(connection, Phase.IDLE, EVENT_READ, time.monotonic() + self._keepalive_s)
+            self._connections.enter(connection, Phase.IDLE, EVENT_READ, time.monotonic() + self._keepalive_s)
 
     def _linger(self, connection: Connection) -> None:
         """Close in two steps, as RFC 9112, section 9.6, asks: stop sending, then wait for the client to."""
@@ -313,29 +236,23 @@ class EventLoop:
         except OSError:
             self._close(connection)
         else:
-            self._enter(connection, Phase.LINGERING, EVENT_READ, time.monotonic() + _LINGER_S)
+            self._connections.enter(connection, Phase.LINGERING, EVENT_READ, time.monotonic() + _LINGER_S)
 
     def _sweep(self) -> None:
         now = time.monotonic()
         self._sweep_at = now + _SWEEP_S
-        for connection in [each for each in self._connections if each.expires_at <= now]:
+        for connection in self._connections.expired(now):
             if connection.incoming is None:
                 self._close(connection)
-            elif connection.incoming.is_too_late(now):
-                self._hand_over(connection)
             else:
-                connection.expires_at = connection.incoming.expires_at
+                self._body_reader.expire(connection, connection.incoming, now)
 
     def _make_room(self) -> None:
-        """Hang up on the one that has been in the least useful phase for longest."""
-        connection = min(self._connections, key=lambda each: each.phase, default=None)
-        if connection is not None and connection.phase is not Phase.WORKING:
+        if connection := self._connections.least_useful():
             self._close(connection)
 
     def _close(self, connection: Connection) -> None:
-        self._watch(connection, 0)
-        self._paused.pop(connection, None)
-        self._connections.pop(connection, None)
+        self._body_reader.forget(connection)
         if connection.incoming is not None and connection not in self._threads.working:
             connection.incoming.drop()
-        connection.close()
+        self._connections.remove(connection)

@@ -208,7 +208,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]
 
     def _leave_the_rest_to_siblings(self) -> None:
         """Take no more connections; answer what comes over those that there are, and end them one by one."""
-        self._loop.stop_accepting()
+        self._loop.newcomers.stop()
         self._closing = True
         kept_until = time.monotonic() + _KEPT_ALIVE_S
         end = self._end_of_grace(time.monotonic())
@@ -238,7 +238,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]
         last_call = time.monotonic() + _LAST_CALL_S
         while (left := last_call - time.monotonic()) > 0:
             self._turn(left)
-        self._loop.stop_accepting()
+        self._loop.newcomers.stop()
         self._loop.close_idle()
         while self._loop.busy and time.monotonic() < end:
             self._turn(0.1)

@@ -112,7 +112,7 @@ def test_where_nothing_has_room_it_serves_without_and_says_so_once(
 def test_where_nothing_can_be_written_to_the_start_says_what_to_do(start_service: Callable[..., Service]) -> None:
     """Gunicorn needs a file for each worker's sign of life; its own end was a traceback."""
     folders = '/tmp /var/tmp "$PWD"'
-    read_only = f"for at in {folders}; do mount --bind $at $at && mount -o remount,bind,ro,nosuid,nodev $at; done"
+    read_only = f"for at in {folders}; do mount --rbind $at $at && mount -o remount,bind,ro,nosuid,nodev $at; done"
     service = start_service(mounts=f"{READ_ONLY} && {read_only}")
     assert service.process.wait(60) == 1
     assert service.log.read_text() == (

@@ -1,0 +1,86 @@
+"""Bodies on their way in, of all connections: each is read as far as the budget of bytes has room for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
+from selectors import EVENT_READ
+
+from captioning.server.connection import Connection, Phase
+from captioning.server.connection_table import ConnectionTable
+from captioning.server.exchange import Exchange
+from captioning.server.incoming_body import IncomingBody
+from captioning.server.wsgi import Environ
+from captioning.web.body import BodyRules, ExpectedBody
+
+_ASK_AT_ONCE = 64
+
+
+class BodyReader:
+    """The reader of bodies, and those of them that it does not read for want of bytes in the budget."""
+
+    def __init__(self, connections: ConnectionTable, rules: BodyRules, on_end: Callable[[Connection], None]) -> None:
+        """Prepare; ``on_end`` is called with the connection whose body is whole, or has failed."""
+        self._connections = connections
+        self._rules = rules
+        self._on_end = on_end
+        self._paused: dict[Connection, IncomingBody] = {}
+
+    @property
+    def any_paused(self) -> bool:
+        """Tell whether `read_paused` has anything to do."""
+        return bool(self._paused)
+
+    def expected(self, exchange: Exchange, environ: Environ) -> ExpectedBody | None:
+        """Return what is expected of a request's body; none if the request is answered without it."""
+        if (exchange.content_length or 0) > self._rules.max_bytes:
+            return None
+        return self._rules.expected(environ)
+
+    def begin(self, connection: Connection, exchange: Exchange, expected: ExpectedBody) -> None:
+        """Ask for a body, and read what has come of it."""
+        if exchange.waits_to_be_asked:
+            with suppress(OSError):
+                connection.send(exchange.go_on(), lambda: None)
+        connection.incoming = incoming = IncomingBody(exchange, self._rules, expected)
+        self._connections.enter(connection, Phase.BODY, EVENT_READ, incoming.expires_at)
+        self.read(connection, incoming)
+
+    def read(self, connection: Connection, incoming: IncomingBody) -> None:
+        """Read more of a body; without room for it, wait for none of its events."""
+        while not incoming.is_whole and (
+            room := incoming.room_for(len(connection.received) or connection.readable_bytes())
+        ):
+            if self._paused.pop(connection, None):
+                incoming.resume()
+                self._connections.watch(connection, EVENT_READ)
+            piece = bytes(connection.received[:room]) or connection.receive(room)
+            del connection.received[:room]
+            if piece is None:
+                connection.expires_at = incoming.expires_at
+                return
+            incoming.receive(piece)
+        if incoming.is_whole and incoming.has_room_to_parse():
+            self._on_end(connection)
+            return
+        self._paused[connection] = incoming
+        incoming.pause()
+        connection.expires_at = incoming.expires_at
+        self._connections.watch(connection, 0)
+
+    def read_paused(self) -> None:
+        """Read on where there is room now."""
+        for connection, incoming in list(islice(self._paused.items(), _ASK_AT_ONCE)):
+            self.read(connection, incoming)  # it may be a later one whose bytes there are
+
+    def expire(self, connection: Connection, incoming: IncomingBody, now: float) -> None:
+        """End the wait for a body if its time is over, else say until when there is time."""
+        if incoming.is_too_late(now):
+            self._on_end(connection)
+        else:
+            connection.expires_at = incoming.expires_at
+
+    def forget(self, connection: Connection) -> None:
+        """Read no more of a connection's body."""
+        self._paused.pop(connection, None)
