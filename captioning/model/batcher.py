@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections import Counter
@@ -180,8 +179,7 @@ class Batcher:
             waiting = list(self._waiting)
             self._changed.notify_all()
         for job in waiting:
-            if job.future.set_running_or_notify_cancel():
-                job.future.set_exception(copy_for_another_request(error))
+            _end(job, copy_for_another_request(error))
 
     def _check_engine(self, engine: Engine) -> None:
         """Tell a batch that the engine could not caption, say for want of memory, from an engine that cannot go on."""
@@ -202,62 +200,53 @@ class Batcher:
         with self._changed:
             while True:
                 self._running = 0
-                self._refuse_the_late()
                 batch = self._take()
                 self._running, self._running_since = len(batch), self._clock()
                 if batch or (self._refusal is not None and not self._waiting):
                     return batch
-                self._changed.wait()
-
-    def _refuse_the_late(self) -> None:
-        """Refuse those that are late by now, since batches took longer than before: they need not wait to be told.
-
-        The one with the most time is spared: what nobody runs shows no better speed.
-        """
-        pictures = Counter(job.options for job in self._waiting)
-        first_end = min((job.deadline.at for job in self._waiting), default=math.inf)
-        if time.monotonic() + self._expected_s(pictures) <= first_end:
-            return  # none is late, which is cheaply told
-        spared = max(self._waiting, key=lambda job: job.deadline.at)
-        waiting, now = list(self._waiting), time.monotonic()
-        begins_at = now
-        while waiting:
-            batch: list[_Job] = []
-            for job in (job for job in waiting if job.options == waiting[0].options):
-                if len(batch) == self._max_batch_size or self._would_be_late(batch, begins_at):
-                    break
-                done_at = begins_at + self._speed.of(len(batch) + 1)
-                if job is spared or done_at <= job.deadline.at:
-                    batch.append(job)
-                elif job.future.set_running_or_notify_cancel():
-                    job.future.set_exception(Overloaded(detail="late by now", retry_after_s=done_at - now))
-            begins_at += self._speed.of(len(batch))
-            waiting = [job for job in waiting if job not in batch and not job.future.done()]
+                if not self._waiting:
+                    self._changed.wait()
 
     def _take(self) -> list[_Job]:
-        batch: list[_Job] = []
+        """Take the oldest picture and those that share its batch; refuse who is late by now, and need not wait for it.
+
+        Pictures become late when batches take longer than before. The one with the most time is spared: what nobody
+        runs shows no better speed.
+        """
         for job in list(self._waiting):
-            if len(batch) == self._max_batch_size or self._would_be_late(batch, time.monotonic()):
-                break
-            if batch and job.options != batch[0].options:
-                continue
-            del self._waiting[job]
-            if not job.future.set_running_or_notify_cancel():
-                continue
             try:
                 job.deadline.check()
             except CaptioningError as error:
-                job.future.set_exception(error)
-            else:
-                batch.append(job)
-        return batch
-
-    def _would_be_late(self, batch: list[_Job], begins_at: float) -> bool:
-        """Tell whether one of a batch would be late if the batch grew: all of it is done at once."""
-        done_at = begins_at + self._speed.of(len(batch) + 1)
-        return any(done_at > job.deadline.at for job in batch)
+                _end(job, error)
+        waiting, now = list(self._waiting), time.monotonic()
+        spared = max(waiting, key=lambda job: job.deadline.at, default=None)
+        all_done_at = now + self._expected_s(Counter(job.options for job in waiting))
+        any_late = any(all_done_at > job.deadline.at for job in waiting)
+        first: list[_Job] = []
+        begins_at = now
+        while waiting and (any_late or not first):  # the later batches are planned to find who is late
+            batch: list[_Job] = []
+            for job in [job for job in waiting if job.options == waiting[0].options]:
+                done_at = begins_at + self._speed.of(len(batch) + 1)
+                if len(batch) == self._max_batch_size or any(done_at > each.deadline.at for each in batch):
+                    break
+                waiting.remove(job)
+                if job is spared or done_at <= job.deadline.at:
+                    batch.append(job)
+                else:
+                    _end(job, Overloaded(detail="late by now", retry_after_s=done_at - now))
+            begins_at += self._speed.of(len(batch))
+            first = first or batch
+        for job in first:
+            del self._waiting[job]
+        return [job for job in first if job.future.set_running_or_notify_cancel()]
 
     def _leave(self, job: _Job) -> None:
         with self._changed:
             self._waiting.pop(job, None)
             self._changed.notify_all()
+
+
+def _end(job: _Job, error: CaptioningError) -> None:
+    if job.future.set_running_or_notify_cancel():
+        job.future.set_exception(error)

@@ -89,7 +89,7 @@ def test_only_equal_options_share_a_batch_and_order_is_kept(batcher: Batcher, en
 
 def test_the_model_sees_neither_late_nor_cancelled_work(batcher: Batcher, engine: Counting) -> None:
     hold_up(batcher, engine)
-    late_deadline = Deadline.after(0.2)
+    late_deadline = Deadline.after(0.2).in_line()
     late = batcher.submit(picture(1), GREEDY, late_deadline)
     unwanted = batcher.submit(picture(2), GREEDY, Deadline.after(60))
     wanted = batcher.submit(picture(3), GREEDY, Deadline.after(60))
@@ -97,7 +97,7 @@ def test_the_model_sees_neither_late_nor_cancelled_work(batcher: Batcher, engine
     while True:
         try:
             late_deadline.check()
-        except DeadlineExceeded:
+        except Overloaded:
             break
     engine.may_go_on.set()
     assert wanted.result(60).candidates[0].text == "3"
