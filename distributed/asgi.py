@@ -18,7 +18,7 @@ import h11
 from captioning.byte_budget import ByteHold
 from captioning.errors import BodyTooLarge, CaptioningError, DeadlineExceeded, InvalidRequest
 from captioning.server.exchange import BadHttp
-from captioning.server.refusals import refusal
+from captioning.server.protocol_errors import protocol_error
 from captioning.server.wsgi import Application, Environ, make_environ
 from captioning.web.body import ARRIVED_BODY, ArrivedBody, BodyRules, ExpectedBody
 from captioning.web.request_deadline import ABANDONED, ARRIVED_AT
@@ -56,7 +56,7 @@ class AsgiApplication:
                 request, client=tuple(client or ()), server=tuple(server or ()), script_name=self._script_name
             )
         except BadHttp as error:
-            await _send_whole(refusal(error.status), send)
+            await _send_whole(protocol_error(error.status), send)
             return
         gone = threading.Event()
         environ |= {ARRIVED_AT: arrived_at, ABANDONED: gone.is_set}

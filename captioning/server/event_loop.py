@@ -23,7 +23,7 @@ from captioning.server.connection_table import ConnectionTable
 from captioning.server.exchange import BadHttp, Exchange
 from captioning.server.newcomers import Newcomers
 from captioning.server.poller import Poller
-from captioning.server.refusals import refusal
+from captioning.server.protocol_errors import protocol_error
 from captioning.server.request_threads import RequestThreads
 from captioning.server.slow_readers import SEND_TIMEOUT_S, to_hang_up_on
 from captioning.server.wsgi import make_environ
@@ -163,7 +163,7 @@ class EventLoop:
             "Invalid request from %s: %s", connection.client[0] if connection.client else "a socket", error
         )
         with suppress(OSError):
-            connection.send(refusal(error.status), lambda: None)
+            connection.send(protocol_error(error.status), lambda: None)
         self._linger(connection)
 
     def _hand_over(self, connection: Connection) -> None:
@@ -202,7 +202,7 @@ class EventLoop:
         if bug := future.exception():
             self._log.error("A request met a bug that the application did not answer.", exc_info=bug)
             if connection.exchange.unanswered:
-                connection.send(refusal(HTTPStatus.INTERNAL_SERVER_ERROR), lambda: None)
+                connection.send(protocol_error(HTTPStatus.INTERNAL_SERVER_ERROR), lambda: None)
         if connection.incoming is not None:
             connection.incoming.drop()
             connection.incoming = None

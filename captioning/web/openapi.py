@@ -59,7 +59,7 @@ def describe_api(*, keys_needed: bool) -> Json:
         },
         "components": {"schemas": _schemas()},
     }
-    # Refused before any route is found: see captioning.server.refusals.
+    # Refused before any route is found: see captioning.server.protocol_errors.
     before = {
         "414": _answer("the URL is too long", ErrorAnswer),
         "431": _answer("the headers are too large", ErrorAnswer),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.cache.test_redis_store import CacheServer
+from tests.cache.conftest import CacheServer
 from tests.conftest import SAMPLES, Service
 from tests.distributed.conftest import Cluster, RayService, wait_until
 from tests.web.test_bulk import (

@@ -20,7 +20,7 @@ _SENTENCES = {
 }
 
 
-def refusal(status: HTTPStatus) -> bytes:
+def protocol_error(status: HTTPStatus) -> bytes:
     """Return a whole HTTP message that refuses the request and ends the connection."""
     request_id = uuid.uuid4().hex
     known: dict[int, type[CaptioningError]] = {404: NotFound, 500: InternalError}
