@@ -15,6 +15,7 @@ from captioning.observe.metrics_folder import (
 )
 from captioning.observe.start_report import log_start
 from captioning.server.allocator import give_memory_back
+from captioning.server.succession import announce_new_master
 from captioning.settings import SettingsError, load_settings
 
 try:
@@ -51,6 +52,11 @@ def on_starting(server: Any) -> None:
         server.log.warning("There is no room for metrics that workers share: each worker's /metrics is its own.")
 
 
+def pre_exec(_server: Any) -> None:
+    """Tell the workers that there are that more will come: SIGUSR2 has made this process, the next master."""
+    announce_new_master()
+
+
 def post_fork(_server: Any, _worker: Any) -> None:
     """Take the worker's place in the metrics before any is made."""
     join_metrics_folder()
@@ -77,5 +83,5 @@ def post_worker_init(worker: Any) -> None:
 def child_exit(server: Any, worker: Any) -> None:
     """Take a worker that ended, however it did, out of the gauges; and its place, if another has taken it already."""
     forget_dead_workers()
-    if worker.has_successor and server.num_workers > len(server.WORKERS):
+    if worker.succession.asked and server.num_workers > len(server.WORKERS):
         server.num_workers -= 1

@@ -92,9 +92,10 @@ class EventLoop:
         known = [*self._threads.working, *(each for each in self._connections if each.phase is Phase.BODY)]
         return [each.exchange for each in known]
 
-    def close_idle(self) -> None:
-        """Hang up on clients that have no request under way."""
-        for connection in [each for each in self._connections if each.phase in (Phase.HEAD, Phase.IDLE)]:
+    def close_idle(self, *, newcomers: bool = True) -> None:
+        """Hang up on clients that have no request under way; with ``newcomers``, also on those that have made none."""
+        phases = (Phase.IDLE, Phase.HEAD) if newcomers else (Phase.IDLE,)
+        for connection in [each for each in self._connections if each.phase in phases]:
             self._close(connection)
 
     @property

@@ -13,9 +13,9 @@ import threading
 from contextlib import suppress
 
 # Bytes of the socket, each of which stands for a state.
-_STAYS = 0  # serves newcomers, or will when its model is loaded
-_READY = 1  # stays, and can serve them now
-_SERVES = 2  # can serve newcomers now, though it may be about to leave
+_LOADS = 0  # will serve newcomers when its model is loaded
+_READY = 1  # serves newcomers, and stays
+_SERVES = 2  # serves newcomers, though it may be about to leave
 
 
 class Siblings:
@@ -28,7 +28,7 @@ class Siblings:
         self._leaving = False
         self._marked: set[int] = set()
         with self._lock:
-            self._mark(_STAYS)
+            self._mark(_LOADS)
 
     def say_ready(self) -> None:
         """Let siblings leave newcomers to this process, unless it leaves itself."""
@@ -36,12 +36,13 @@ class Siblings:
             if not self._leaving:
                 self._mark(_READY)
                 self._mark(_SERVES)
+                self._unmark(_LOADS)
 
     def say_leaving(self) -> None:
         """Be no longer counted on, though newcomers are still served."""
         with self._lock:
             self._leaving = True
-            self._unmark(_STAYS)
+            self._unmark(_LOADS)
             self._unmark(_READY)
 
     def say_closed(self) -> None:
@@ -54,9 +55,9 @@ class Siblings:
         """Tell whether another process serves newcomers and stays; asked by one that leaves."""
         return self._another_has(_READY)
 
-    def any_staying(self) -> bool:
-        """Tell whether another process serves newcomers, or will; asked by one that leaves."""
-        return self._another_has(_STAYS)
+    def any_loading(self) -> bool:
+        """Tell whether another process will serve newcomers; asked by one that leaves."""
+        return self._another_has(_LOADS)
 
     def any_serving(self) -> bool:
         """Tell whether another process can serve newcomers now; asked by one that cannot."""

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import logging
 import math
-import mmap
 import os
 import resource
 import signal
-import struct
 import sys
 import time
 from collections.abc import Callable
@@ -29,6 +27,7 @@ from captioning.server.connection import Connection, has_hung_up
 from captioning.server.event_loop import EventLoop
 from captioning.server.heartbeat import Heartbeat
 from captioning.server.siblings import Siblings
+from captioning.server.succession import Succession
 from captioning.server.wsgi import Answer
 from captioning.web.body import BodyRules
 from captioning.web.request_deadline import ABANDONED, ARRIVED_AT
@@ -50,10 +49,8 @@ _TURN_S = 1.0
 _POLL_SIBLINGS_S = 0.1
 _LAST_CALL_S = 0.2  # for requests that were on their way here when the last accepted one was done
 _LAST_ANSWERS_S = 2.0  # for answers with what is done, when the time to finish the rest is over
+_LOST_IN_WAITING_S = 5.0  # of the time to finish the rest, at most, for a successor that did not come
 _KEPT_ALIVE_S = 2.0  # for clients of a worker that leaves its place to a sibling, to send one more request
-_SUCCESSOR_S = 5.0  # for a worker that was, or will be, forked to show itself
-
-_last_fork_at = mmap.mmap(-1, 8)  # the monotonic time, shared by the master and all its workers
 
 
 class Worker(GunicornWorker):  # type: ignore[misc]
@@ -78,11 +75,10 @@ class Worker(GunicornWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._forked_at = time.monotonic()  # gunicorn makes this object in the master
-        struct.pack_into("d", _last_fork_at, 0, self._forked_at)
+        # gunicorn makes this object in the master, which forks the process.
+        self.succession = Succession()
         self.tmp.close()
         self.tmp = Heartbeat(self.cfg)
-        self._has_successor = mmap.mmap(-1, 1)  # shared with the master, which forks this process
         self._interrupted = False
         self._told_at = math.inf
         self._closing = False
@@ -95,11 +91,6 @@ class Worker(GunicornWorker):  # type: ignore[misc]
         if cfg.is_ssl:
             sys.exit("This worker speaks no TLS: drop --certfile and --keyfile, and put a proxy in front.")
 
-    @property
-    def has_successor(self) -> bool:
-        """Tell, in the master too, whether one more worker was started to take this one's place."""
-        return self._has_successor[0] != 0
-
     def init_process(self) -> None:
         """Take as many descriptors as the connections may need, then serve."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -110,6 +101,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         self._max_connections = min(self.cfg.worker_connections, soft // 2)
         self._siblings = Siblings(self.sockets[0])
+        self.succession.say_seen()
         super().init_process()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -158,6 +150,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]
     def say_ready(self) -> None:
         """Let siblings leave newcomers to this process; to be called before anybody is told that it is ready."""
         self._siblings.say_ready()
+        self.succession.say_ready()
         self._may_serve = True
 
     def others_serve(self) -> bool:
@@ -165,8 +158,8 @@ class Worker(GunicornWorker):  # type: ignore[misc]
         return self._siblings.any_serving()
 
     def _may_accept(self) -> bool:
-        """Tell whether newcomers are served best here, which they are not where only a sibling is ready."""
-        return self._may_serve or not self.others_serve()
+        """Tell whether newcomers are served best here: it may be a sibling that is ready, and stays."""
+        return (self._may_serve and not self._closing) or not self.others_serve()
 
     def _served_its_share(self) -> bool:
         """Tell so of a worker that is ready only: health checks must not end one that loads for long."""
@@ -184,38 +177,37 @@ class Worker(GunicornWorker):  # type: ignore[misc]
             self._drain()
 
     def _wait_for_successor(self) -> bool:
-        """Serve on until a sibling is ready; tell whether one is. There is none when the whole service stops."""
-        if self._siblings.any_ready():
-            return True
+        """Serve on until a sibling can take this one's place; tell whether one can. None can when the service stops."""
         if not (self._may_serve and self.waits_for_successor) or self._interrupted:
-            return False
-        if self._told_at < math.inf:
-            (expected_since,) = struct.unpack_from("d", _last_fork_at)
-            if expected_since == self._forked_at and not self._siblings.any_staying():
-                return False  # nobody was forked after this one
-        else:
-            expected_since = time.monotonic()
-            if not self._siblings.any_staying():  # gunicorn would start the next one only when this one has gone
-                self._has_successor[0] = 1
-                os.kill(self.ppid, signal.SIGTTIN)
+            return self._siblings.any_ready()
+        if not self._was_told:
+            self.succession.ask(self.ppid)
         while self._has_master():
-            if self._siblings.any_ready():
+            ready = self._siblings.any_ready()
+            coming = self._siblings.any_loading() or self.succession.is_one_forked()
+            # All who were told to leave may do so at once: they wait for all who take their places.
+            if ready and (not coming if self._was_told else self.succession.has_come()):
                 return True
-            if time.monotonic() > expected_since + _SUCCESSOR_S and not self._siblings.any_staying():
+            if self._was_told and not (ready or coming or self.succession.has_new_master()):
                 return False
             self._turn(_POLL_SIBLINGS_S)
         return False
 
+    @property
+    def _was_told(self) -> bool:
+        return self._told_at < math.inf
+
     def _leave_the_rest_to_siblings(self) -> None:
-        """Take no more connections; answer what comes over those that there are, and end them one by one."""
-        self._loop.newcomers.stop()
+        """Finish what there is, and end connections one by one; take new ones only while no sibling serves any more."""
         self._closing = True
+        self._siblings.say_closed()
         kept_until = time.monotonic() + _KEPT_ALIVE_S
         end = self._end_of_grace(time.monotonic())
-        while self._loop.busy and time.monotonic() < end:
-            if time.monotonic() > kept_until:
-                self._loop.close_idle()
-            self._turn(0.1)
+        while self._loop.busy and (now := time.monotonic()) < end - _LAST_ANSWERS_S:
+            if now > kept_until:
+                self._loop.close_idle(newcomers=self.others_serve())
+            self._turn(_POLL_SIBLINGS_S)
+        self._finish(end)
 
     def _end_of_grace(self, since: float) -> float:
         """Return when the process ends at the latest, and have the last call made in time for answers before that."""
@@ -228,7 +220,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]
         """Finish what was accepted; tell newcomers to come again until then, and for a moment more."""
         # The master counts from when it told this process, which may have waited for a successor since.
         now = time.monotonic()
-        end = self._end_of_grace(max(now - _SUCCESSOR_S, min(now, self._told_at)))
+        end = self._end_of_grace(max(now - _LOST_IN_WAITING_S, min(now, self._told_at)))
         self._closing = True
         accepted = set(self._loop.accepted())
         self._siblings.say_closed()
@@ -238,6 +230,10 @@ class Worker(GunicornWorker):  # type: ignore[misc]
         last_call = time.monotonic() + _LAST_CALL_S
         while (left := last_call - time.monotonic()) > 0:
             self._turn(left)
+        self._finish(end)
+
+    def _finish(self, end: float) -> None:
+        """Take no more connections, and end those that there are with their answers."""
         self._loop.newcomers.stop()
         self._loop.close_idle()
         while self._loop.busy and time.monotonic() < end:

@@ -204,6 +204,26 @@ def test_a_reload_answers_what_the_old_worker_had_accepted(
     assert service.stop() == 0
 
 
+def test_a_worker_that_leaves_takes_newcomers_again_when_its_successor_is_killed(
+    start_service: Start, images: HeldImages, callers: ThreadPoolExecutor, int8_folder: Path
+) -> None:
+    service = start_service(**FETCHING, ENGINE="int8", MODEL_ID=str(int8_folder)).wait_until_ready()
+    old = service.worker_pids()
+    held = hold_requests(service, images, callers, 1)
+    service.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: service.log.read_text().count("The model is ready") == 2)
+    wait_until(lambda: established(old[0], service.port) == 1)
+    (new,) = set(service.worker_pids()) - set(old)
+    os.kill(new, signal.SIGKILL)
+    assert service.upload(PICTURE).status_code == 200
+    assert old[0] in service.worker_pids()
+    images.release()
+    assert held[0].result(60).status_code == 200
+    wait_until(lambda: not {*old, new} & set(service.worker_pids()))
+    assert service.wait_until_ready().upload(PICTURE).status_code == 200
+    assert service.stop() == 0
+
+
 def test_a_reload_without_memory_for_two_models_refuses_until_the_next_is_ready(start_service: Start) -> None:
     service = start_service(RELOAD_OVERLAP="false").wait_until_ready()
     service.process.send_signal(signal.SIGHUP)

@@ -74,7 +74,7 @@ def sibling_of(listener: socket.socket) -> Iterator[Sibling]:
 
 
 def states(siblings: Siblings) -> tuple[bool, bool, bool]:
-    return siblings.any_staying(), siblings.any_ready(), siblings.any_serving()
+    return siblings.any_loading(), siblings.any_ready(), siblings.any_serving()
 
 
 def test_a_worker_sees_the_life_of_a_sibling(listener: socket.socket) -> None:
@@ -84,7 +84,7 @@ def test_a_worker_sees_the_life_of_a_sibling(listener: socket.socket) -> None:
     with sibling_of(listener) as sibling:
         assert states(mine) == (True, False, False)
         sibling.tell("say_ready")
-        assert states(mine) == (True, True, True)
+        assert states(mine) == (False, True, True)
         sibling.tell("say_leaving")
         assert states(mine) == (False, False, True)
         sibling.tell("say_closed")
@@ -112,9 +112,9 @@ def test_asking_about_others_leaves_ones_own_state_as_it_is(listener: socket.soc
     mine = Siblings(listener)
     with sibling_of(listener) as sibling:
         sibling.tell("say_ready")
-        for question in ("any_staying", "any_ready", "any_serving"):
+        for question in ("any_loading", "any_ready", "any_serving"):
             sibling.tell(question)
-        assert states(mine) == (True, True, True)
+        assert states(mine) == (False, True, True)
 
 
 def test_once_a_worker_says_that_it_is_ready_nobody_meets_one_that_is_not(
@@ -142,7 +142,7 @@ def test_a_worker_is_no_sibling_of_its_own(listener: socket.socket) -> None:
     mine.say_ready()
     mine.say_leaving()
     assert not mine.any_ready()
-    assert not mine.any_staying()
+    assert not mine.any_loading()
 
 
 def test_processes_of_other_sockets_are_no_siblings(listener: socket.socket) -> None:
