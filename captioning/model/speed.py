@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import sqrt
 
 _NEWEST_FASTER = 0.2  # how much the last batch weighs against all before it
-_NEWEST_SLOWER = 0.5  # who is let in by a speed that is over waits in vain
+_NEWEST_SLOWER = 0.5  # requests let in by an outdated speed would wait in vain
 _MOST_SLOWER = 4.0  # than before; beyond that, the machine stood still, which tells nothing of the next batch
 
 
@@ -21,7 +21,7 @@ class BatchSeconds:
     def learn(self, size: int, seconds: float) -> None:
         """Take in how long a batch of ``size`` pictures took."""
         if not self._seconds.get(size):
-            self._seconds[size] = seconds
+            self._seconds = {**self._seconds, size: seconds}  # a copy: others may be reading it
             return
         ratio = min(seconds / self._seconds[size], _MOST_SLOWER)
         change = 1 + (_NEWEST_SLOWER if ratio > 1 else _NEWEST_FASTER) * (ratio - 1)

@@ -171,7 +171,7 @@ def _reserve(file: Path) -> None:
 def _remove_orphans(base: Path) -> None:
     """Remove the folders of masters that were killed."""
     for folder in base.glob(f"{_PREFIX}*"):
-        with suppress(PermissionError):  # another user's
+        with suppress(OSError):  # another user's, or another master removes it at this moment
             if (descriptor := _try_lock(folder)) is not None:
                 shutil.rmtree(folder, ignore_errors=True)
                 _unlock(descriptor)

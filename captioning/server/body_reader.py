@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
@@ -29,7 +30,7 @@ class BodyReader:
 
     @property
     def any_paused(self) -> bool:
-        """Tell whether `read_paused` has anything to do."""
+        """Tell whether any body is not read for want of room."""
         return bool(self._paused)
 
     def expected(self, exchange: Exchange, environ: Environ) -> ExpectedBody | None:
@@ -69,14 +70,13 @@ class BodyReader:
         connection.expires_at = incoming.expires_at
         self._connections.watch(connection, 0)
 
-    def read_paused(self) -> None:
-        """Read on where there is room now."""
-        for connection, incoming in list(islice(self._paused.items(), _ASK_AT_ONCE)):
-            self.read(connection, incoming)  # it may be a later one whose bytes there are
+    def paused(self) -> list[Connection]:
+        """Return some whose bodies are not read for want of room: there may be room by now, for a later one too."""
+        return list(islice(self._paused, _ASK_AT_ONCE))
 
-    def expire(self, connection: Connection, incoming: IncomingBody, now: float) -> None:
+    def expire(self, connection: Connection, incoming: IncomingBody) -> None:
         """End the wait for a body if its time is over, else say until when there is time."""
-        if incoming.is_too_late(now):
+        if incoming.is_too_late(time.monotonic()):
             self._on_end(connection)
         else:
             connection.expires_at = incoming.expires_at

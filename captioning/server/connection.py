@@ -83,6 +83,12 @@ class Connection:
         except OSError:
             return b""
 
+    def begin(self, exchange: Exchange, environ: Environ) -> None:
+        """Have a request under way, whose answer may take as long to be read as any."""
+        self.exchange = exchange
+        self.environ = environ
+        self._patience_s = STREAM_PATIENCE_S
+
     def take_head(self) -> bytes:
         """Return the next request's head once it is whole, else ``b""``.
 

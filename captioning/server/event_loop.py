@@ -62,14 +62,14 @@ class EventLoop:
         self._log = log
         self._poller = Poller()
         self.waker = self._poller.waker
-        self._connections = ConnectionTable(self._poller, self._ready, most=max_connections)
+        self._connections = ConnectionTable(self._poller, partial(self._step, self._ready), most=max_connections)
         self.newcomers = Newcomers(
             listeners,
             self._poller,
             may_accept=may_accept,
             has_room=self._connections.has_room,
             make_room=self._make_room,
-            on_newcomer=self._welcome,
+            on_newcomer=partial(self._step, self._welcome),
         )
         self._body_reader = BodyReader(self._connections, bodies, self._hand_over)
         self._threads = RequestThreads(serve, threads)
@@ -82,7 +82,8 @@ class EventLoop:
         self.newcomers.look()
         longest_s = 0 if self._threads.refusals_wait else _POLL_BUDGET_S if self._body_reader.any_paused else _SWEEP_S
         self._poller.poll(min(timeout_s, longest_s))
-        self._body_reader.read_paused()
+        for connection in self._body_reader.paused():
+            self._step(self._read_body, connection)
         self._threads.refuse_some()
         if time.monotonic() >= self._sweep_at:
             self._sweep()
@@ -115,13 +116,26 @@ class EventLoop:
         match connection.phase:
             case Phase.HEAD | Phase.IDLE:
                 self._read_head(connection)
-            case Phase.BODY if connection.incoming is not None:
-                self._body_reader.read(connection, connection.incoming)
+            case Phase.BODY:
+                self._read_body(connection)
             case Phase.WORKING | Phase.SENDING:
                 self._flush(connection)
             case Phase.LINGERING:
                 if connection.receive(_PIECE) == b"":
                     self._close(connection)
+
+    def _step(self, act: Callable[[Connection], None], connection: Connection) -> None:
+        """Do one step of a connection's life; a bug in it costs this connection, not all others and the model."""
+        try:
+            act(connection)
+        except Exception:  # noqa: BLE001 - logged, as at the edge of the application
+            self._log.exception("A connection met a bug, and is closed.")
+            self._threads.working.discard(connection)
+            self._close(connection)
+
+    def _read_body(self, connection: Connection) -> None:
+        if connection.incoming is not None:
+            self._body_reader.read(connection, connection.incoming)
 
     def _read_head(self, connection: Connection) -> None:
         piece = connection.receive(_PIECE // 8)
@@ -147,7 +161,7 @@ class EventLoop:
         except BadHttp as error:
             self._refuse(connection, error)
             return
-        connection.exchange, connection.environ = exchange, environ
+        connection.begin(exchange, environ)
         if exchange.complete:
             self._hand_over(connection)
         elif (expected := self._body_reader.expected(exchange, environ)) is not None:
@@ -163,9 +177,12 @@ class EventLoop:
         self._log.warning(
             "Invalid request from %s: %s", connection.client[0] if connection.client else "a socket", error
         )
-        with suppress(OSError):
-            connection.send(protocol_error(error.status), lambda: None)
+        self._say(connection, protocol_error(error.status))
         self._linger(connection)
+
+    def _say(self, connection: Connection, message: bytes) -> None:
+        with suppress(OSError):
+            connection.send(message, lambda: None)
 
     def _hand_over(self, connection: Connection) -> None:
         """Have a request that has come answered by who has the connection until `_answered`."""
@@ -176,12 +193,13 @@ class EventLoop:
             return
         self._connections.enter(connection, Phase.WORKING, 0, math.inf)
         self.served += 1
-        done = self._threads.begin(connection)
-        done.add_done_callback(lambda future: self._poller.call_soon(partial(self._answered, connection, future)))
+        self._threads.begin(connection).add_done_callback(
+            lambda answer: self._poller.call_soon(partial(self._step, partial(self._answered, answer), connection))
+        )
 
     def write_soon(self, connection: Connection) -> None:
         """Have what a thread could not send sent from here, as the client takes it."""
-        self._poller.call_soon(partial(self._watch_writes, connection))
+        self._poller.call_soon(partial(self._step, self._watch_writes, connection))
 
     def _watch_writes(self, connection: Connection) -> None:
         if connection.unsent and not connection.closed:
@@ -198,12 +216,12 @@ class EventLoop:
         elif done:
             self._connections.watch(connection, 0)
 
-    def _answered(self, connection: Connection, future: Future[None]) -> None:
+    def _answered(self, answer: Future[None], connection: Connection) -> None:
         self._threads.working.discard(connection)
-        if bug := future.exception():
+        if bug := answer.exception():
             self._log.error("A request met a bug that the application did not answer.", exc_info=bug)
             if connection.exchange.unanswered:
-                connection.send(protocol_error(HTTPStatus.INTERNAL_SERVER_ERROR), lambda: None)
+                self._say(connection, protocol_error(HTTPStatus.INTERNAL_SERVER_ERROR))
         if connection.incoming is not None:
             connection.incoming.drop()
             connection.incoming = None
@@ -243,10 +261,13 @@ class EventLoop:
         now = time.monotonic()
         self._sweep_at = now + _SWEEP_S
         for connection in self._connections.expired(now):
-            if connection.incoming is None:
-                self._close(connection)
-            else:
-                self._body_reader.expire(connection, connection.incoming, now)
+            self._step(self._expire, connection)
+
+    def _expire(self, connection: Connection) -> None:
+        if connection.incoming is None:
+            self._close(connection)
+        else:
+            self._body_reader.expire(connection, connection.incoming)
 
     def _make_room(self) -> None:
         if connection := self._connections.least_useful():

@@ -40,7 +40,7 @@ class IncomingBody:
 
     def room_for(self, available: int) -> int:
         """Take room for some of the bytes that can be read, and return for how many; 0 while the budget has none."""
-        size = min(max(available, 1), _PIECE)
+        size = min(max(available, 1), _PIECE, self._hold.largest - self._hold.size)
         if (length := self._exchange.content_length) is not None:
             size = min(size, length - self.size)
         return size if self._hold.try_grow(size) else 0

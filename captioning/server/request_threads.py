@@ -11,6 +11,7 @@ import select
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 from captioning.server.connection import Connection
 from captioning.web.admission import REFUSED
@@ -44,15 +45,17 @@ class RequestThreads:
     def begin(self, connection: Connection) -> Future[None]:
         """Answer a connection's request; the future is done when that is, and the connection is in `working` until."""
         self.working.add(connection)
+        answer: Future[None] = Future()
         if (incoming := connection.incoming) is not None:
             is_hopeless, arrived = incoming.is_hopeless, incoming.arrived()
             if is_hopeless and not connection.pipelined and can_log():
-                future: Future[None] = Future()
-                self._to_refuse.append((connection, future))
-                return future
+                self._to_refuse.append((connection, answer))
+                return answer
             connection.environ[ARRIVED_BODY] = arrived
         threads = self._pipelined if connection.pipelined else self._threads
-        return threads.submit(self._serve, connection)
+        with suppress(RuntimeError):  # the system gives no more threads: those that there are take it
+            threads.submit(self._answer, connection, answer)
+        return answer
 
     @property
     def refusals_wait(self) -> bool:
@@ -62,12 +65,15 @@ class RequestThreads:
     def refuse_some(self) -> None:
         """Answer a few of those that are sure to be refused, in this thread."""
         for _ in range(min(_REFUSE_AT_ONCE, len(self._to_refuse))):
-            connection, future = self._to_refuse.popleft()
+            connection, answer = self._to_refuse.popleft()
             connection.environ[REFUSED] = True
-            try:
-                future.set_result(self._serve(connection))
-            except Exception as error:  # noqa: BLE001 - whoever reads the future meets it, as if it came from a thread
-                future.set_exception(error)
+            self._answer(connection, answer)
+
+    def _answer(self, connection: Connection, answer: Future[None]) -> None:
+        try:
+            answer.set_result(self._serve(connection))
+        except Exception as error:  # noqa: BLE001 - whoever reads the future meets it
+            answer.set_exception(error)
 
 
 def can_log(log: int = 2) -> bool:

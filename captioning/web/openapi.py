@@ -163,7 +163,8 @@ def _request_headers() -> list[Json]:
         {
             "name": "X-Request-Timeout-Ms",
             "in": "header",
-            "description": "how long the caller waits, in milliseconds; never more than REQUEST_TIMEOUT_S",
+            "description": "how long the caller waits, in milliseconds; at most REQUEST_TIMEOUT_S, or an hour for "
+            "several pictures",
             "schema": {"type": "integer", "minimum": 1},
         },
     ]

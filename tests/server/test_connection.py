@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
 from captioning.server.connection import MAX_WAITING_BYTES, Connection
+from captioning.server.exchange import Exchange
 from tests.conftest import wait_until
 
 PIECE = bytes(16_384)
@@ -39,6 +41,22 @@ def test_a_stream_that_is_not_read_ends_and_holds_little(pair: tuple[Connection,
     connection._patience_s = 0.5
     send_until_refused(connection)
     assert len(connection.unsent) <= MAX_WAITING_BYTES + len(PIECE)
+
+
+def test_each_answer_over_a_connection_may_be_waited_for_as_long(pair: tuple[Connection, socket.socket]) -> None:
+    """A gateway that had streamed many answers over one connection lost the rest of a later one."""
+    connection, client = pair
+    connection._patience_s = 0.0
+    connection.begin(Exchange(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"), {})
+    connection.unsent += bytes(2 * MAX_WAITING_BYTES)  # it has yet to read so much
+    sender = threading.Thread(target=connection.send, args=(PIECE, lambda: None))
+    sender.start()
+    while sender.is_alive():
+        with suppress(BlockingIOError):
+            client.recv(65_536, socket.MSG_DONTWAIT)
+        connection.flush()
+    sender.join(10)
+    assert not connection.closed
 
 
 def test_a_stream_that_is_read_goes_on(pair: tuple[Connection, socket.socket]) -> None:

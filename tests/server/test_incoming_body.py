@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from captioning.byte_budget import ByteBudget, ByteHold
-from captioning.errors import DeadlineExceeded, Overloaded
+from captioning.errors import BodyTooLarge, DeadlineExceeded, Overloaded
 from captioning.server.exchange import Exchange
 from captioning.server.incoming_body import IncomingBody
 from captioning.web.body import BodyRules, ExpectedBody
@@ -38,3 +40,18 @@ def test_a_body_that_its_client_did_not_send_is_late() -> None:
     assert body.room_for(50) == 50
     assert body.is_too_late(DEADLINE_AT)
     assert isinstance(body.arrived().failure, DeadlineExceeded)
+
+
+@pytest.mark.parametrize("max_bytes", [1_024, 8_192])
+def test_a_small_limit_of_bodies_is_kept_whatever_arrives_at_once(max_bytes: int) -> None:
+    """The settings allow it; more was asked of the budget than it ever holds, and that ended the worker."""
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n"
+    rules = BodyRules(max_bytes, ByteBudget(2 * max_bytes, largest=5 * max_bytes), lambda environ: None)
+    body = IncomingBody(Exchange(head), rules, ExpectedBody(DEADLINE_AT))
+    sent = b"ffff\r\n" + bytes(0xFFFF) + b"\r\n0\r\n\r\n"
+    while not body.is_whole:
+        room = body.room_for(len(sent))
+        assert room
+        body.receive(sent[:room])
+        sent = sent[room:]
+    assert isinstance(body.arrived().failure, BodyTooLarge)
