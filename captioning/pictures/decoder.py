@@ -21,7 +21,6 @@ from __future__ import annotations
 import ctypes
 import io
 import logging
-import re
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -43,6 +42,7 @@ from captioning.errors import CorruptImage, TooManyPixels, UnsupportedImage
 from captioning.pictures.formats import NAMES, Format, format_of
 from captioning.pictures.pillow_errors import translated_errors
 from captioning.pictures.pixels import DecodedImage
+from captioning.pictures.scan import jpeg
 from captioning.pictures.sniffing import not_an_image
 
 DEFAULT_MAX_PIXELS = 40_000_000
@@ -76,8 +76,6 @@ with suppress(AttributeError):  # a Pillow that was built without libtiff, or th
 TiffImagePlugin.READ_LIBTIFF = True
 # libtiff gives samples in this machine's byte order, which Pillow minds for unsigned ones only.
 _NATIVE_RAWMODES = {"F;32BF": "F;32NF", "I;16BS": "I;16NS", "I;32BS": "I;32NS"}
-_SCAN = b"\xff\xda"
-_ARITHMETIC_FRAME = re.compile(rb"\xff[\xc9\xca]\0.\x08", re.DOTALL)
 
 
 def open_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, target_size: int | None = None) -> OpenedImage:
@@ -190,7 +188,7 @@ def _open(found: Format, data: bytes, max_pixels: int) -> ImageFile:
     _check_size(image.size, max_pixels)
     if isinstance(image, TiffImageFile):
         _check_tiff(image, max_pixels)
-    if isinstance(image, JpegImageFile) and _ARITHMETIC_FRAME.search(data, 0, data.find(_SCAN)):
+    if isinstance(image, JpegImageFile) and jpeg.is_arithmetic(data):
         # libjpeg cannot wait for more in the midst of arithmetic codes; others need not stand in memory twice.
         image.decodermaxblock = len(data)
     return image

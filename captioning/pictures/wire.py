@@ -4,7 +4,7 @@
     back    ANSWER and what it announces: float32 samples, or why there are none
 
 The decoder process believes the serving process, and unpickles the setup. The other way round nothing is believed: an
-answer is numbers and text that `decoders.py` checks, because a picture may have taken the decoder process over.
+answer is numbers and text that `decoder_handle.py` checks, because a picture may have taken the decoder process over.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ from captioning.deadline import Deadline
 from captioning.errors import CorruptImage, DeadlineExceeded, ImageTooCostly, TooManyPixels, UnsupportedImage
 from captioning.model.preprocessor import Preprocessor
 from captioning.pictures.decoder import open_image
-from captioning.pictures.decoders import DecoderBugError, Decoders
+from captioning.pictures.decoder_handle import DecoderBugError
+from captioning.pictures.decoders import Decoders
 from captioning.pictures.wire import ANSWER, MAX_TEXT_BYTES
 from captioning.settings import MIB
 from tests.conftest import ROOT, wait_until

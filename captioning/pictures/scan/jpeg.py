@@ -28,6 +28,7 @@ _JPEG_COLOURS = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}
 _JPEG_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _JPEG_READ = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
 _JPEG_ARITHMETIC = {0xC9, 0xCA}
+_ARITHMETIC_FRAME = re.compile(rb"\xff[%s]\0.\x08" % bytes(_JPEG_ARITHMETIC), re.DOTALL)
 
 
 def essential(data: bytes, filler: bytes) -> bytes:
@@ -88,6 +89,11 @@ def essential(data: bytes, filler: bytes) -> bytes:
     elif code == _EOI:
         kept.append(b"\xff\xd9")
     return b"".join([b"\xff\xd8", *colours.values(), *kept])
+
+
+def is_arithmetic(essential: bytes) -> bool:
+    """Tell whether what is kept of a JPEG is coded arithmetically."""
+    return _ARITHMETIC_FRAME.search(essential, 0, essential.find(bytes((0xFF, _SOS)))) is not None
 
 
 _JPEG_ORIENTATIONS = {b"Exif\0\0": exif_orientation, b"http://ns.adobe.com/xap/1.0/\0": xmp_orientation}
