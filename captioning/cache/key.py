@@ -11,7 +11,7 @@ from captioning.model.engine import GenerationOptions
 
 # Raise it when the same picture may get another caption from the same model: a change to decoding, preprocessing or
 # generation. A cache that instances share outlives a deploy, so this is what tells old captions from new ones.
-VERSION = 4
+VERSION = 5
 
 # By ending: the files of a model, its weights apart, that captions can depend on.
 _SMALL_FILES = (".json", ".txt")

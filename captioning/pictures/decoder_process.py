@@ -1,7 +1,8 @@
 """A process that turns encoded pictures into the model's input, one after the other, and can do nothing else.
 
-`decoder_handle.py` starts it, as `python -m captioning.pictures.decoder_process`, with a socket as its standard input, and it
-ends when that socket does. It imports nothing of what serves or runs a model: several of it run, so it must be small.
+`decoder_handle.py` starts it, as `python -m captioning.pictures.decoder_process`, with a socket as its standard input,
+and it ends when that socket does. It imports nothing of what serves or runs a model: several of it run, so it must be
+small.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ Pixels stay in the file's own mode (a palette picture takes 1 byte a pixel, not 
 part, so a preprocessor that reads strips never needs a second copy of a large picture. The result does not
 depend on how the parts are cut.
 
+- What an AVIF's clean aperture leaves out is not shown.
 - Orientation is EXIF's, or AVIF's own rotation and mirror boxes, or, without either, XMP's.
 - Transparency is laid over white. 16-bit samples keep their high byte, as Pillow does for 16-bit colour.
   32-bit and floating-point grey (TIFF only) has no agreed white, so its range is stretched to black-white.
@@ -21,6 +22,7 @@ import zlib
 from contextlib import suppress
 
 from PIL import Image, ImageChops
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.ExifTags import Base
 from PIL.GifImagePlugin import GifImageFile
 from PIL.Image import Transpose
@@ -30,6 +32,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, SAMPL
 
 from captioning.errors import UnsupportedImage
 from captioning.pictures.pillow_errors import PILLOW_ERRORS, translated_errors
+from captioning.pictures.scan.avif import clean_aperture
 
 Box = tuple[int, int, int, int]
 
@@ -59,6 +62,7 @@ class DecodedImage:
     def __init__(self, image: ImageFile, *, ground: int | None = None) -> None:
         """Decode an image; with a ``ground``, a sample's value, over that and as far as it goes."""
         frame = image.tile[0].extents if isinstance(image, GifImageFile) and image.tile else None
+        aperture = _aperture(image)
         transparency = _transparency(image)
         other_than_key = _low_bytes_other_than_key(image, ground)
         _load(image, ground)
@@ -70,7 +74,9 @@ class DecodedImage:
         self._image = image
         self._transposition = _ORIENTATIONS.get(_orientation(image))
         swapped = self._transposition is not None and self._transposition[0] in _SWAPPED_AXES
-        self.size: tuple[int, int] = image.size[::-1] if swapped else image.size
+        self._shown: Box = aperture or (0, 0, *image.size)
+        stored = self._shown[2] - self._shown[0], self._shown[3] - self._shown[1]
+        self.size: tuple[int, int] = stored[::-1] if swapped else stored
         # What a GIF's first frame leaves uncovered is transparent, though Pillow fills it with colour 0.
         self._frame = frame if frame != (0, 0, *image.size) else None
         self._grey_table = _grey_table(image) if image.mode.startswith("I;16") else None
@@ -105,7 +111,7 @@ class DecodedImage:
             left, top, right, bottom = box
             if method in _SWAPPED_AXES:
                 left, top, right, bottom = top, left, bottom, right
-            width, height = self._image.size
+            width, height = self.size[::-1] if method in _SWAPPED_AXES else self.size
             if mirrored_x:
                 left, right = width - right, width - left
             if mirrored_y:
@@ -114,7 +120,8 @@ class DecodedImage:
 
     def _rgb(self, box: Box) -> Image.Image:
         """Return a part of the stored picture, not yet upright, in mode RGB."""
-        part = self._image.crop(box)
+        left, top = self._shown[:2]
+        part = self._image.crop((box[0] + left, box[1] + top, box[2] + left, box[3] + top))
         if self._grey_table is not None:
             part = part.convert("I").point(self._grey_table, "L")
         elif self._grey_range is not None:
@@ -160,6 +167,14 @@ def _orientation(image: ImageFile) -> object:
     except PILLOW_ERRORS:
         # Viewers show a picture whose metadata are broken.
         return 1
+
+
+def _aperture(image: ImageFile) -> Box | None:
+    """Return what an AVIF shows of its picture, which libavif tells and Pillow does not; None for all of it."""
+    if not isinstance(image, AvifImageFile):
+        return None
+    assert isinstance(image.fp, io.BytesIO)
+    return clean_aperture(image.fp.getvalue(), image.size)
 
 
 def _transparency(image: ImageFile) -> int | None:

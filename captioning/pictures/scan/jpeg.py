@@ -21,6 +21,8 @@ _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
 # Frames, tables, restart interval, arithmetic conditioning.
 _JPEG_PIXELS = {*range(0xC0, 0xD0), 0xDB, 0xDD} - {0xC8}
+# How a segment begins that tells the height which the frame leaves open.
+_DNL = b"\xff\xdc\0\4"
 # What says how colours are coded, with the bytes below which libjpeg takes it for another's: JFIF and Adobe.
 _JPEG_COLOURS = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}
 # Frames, JPEG-LS' among them; of these, the sequential and progressive ones, coded by Huffman or arithmetically.
@@ -35,7 +37,8 @@ def essential(data: bytes, filler: bytes) -> bytes:
     """Keep the first picture's tables and scans, JFIF, Adobe's colour transform and the orientation.
 
     Raises CorruptImage for more than MAX_SCANS scans, and UnsupportedImage for hierarchical and lossless JPEGs,
-    JPEG-LS, and other depths than 8 bits or numbers of components than 1, 3 and 4.
+    JPEG-LS, other depths than 8 bits, other numbers of components than 1, 3 and 4, and a height that only follows the
+    first scan (DNL).
     """
     colours: dict[int, bytes] = {}
     orientations: dict[bytes, int | None] = {}
@@ -55,7 +58,8 @@ def essential(data: bytes, filler: bytes) -> bytes:
         if code in _JPEG_FRAMES and not scans:
             is_arithmetic = code in _JPEG_ARITHMETIC
             bits, components = data[body : body + 1], data[body + 5 : body + 6]
-            if code not in _JPEG_READ or bits not in b"\x08" or components not in b"\1\3\4":
+            lacks_height = data[body + 1 : body + 3] == b"\0\0" and data.find(_DNL, at) >= 0
+            if code not in _JPEG_READ or bits not in b"\x08" or components not in b"\1\3\4" or lacks_height:
                 raise UnsupportedImage(
                     "JPEG images of this kind (depth, coding or colours) are not supported; save it as PNG.",
                     detail=f"frame {code:#x} of {bits.hex()} bits and {components.hex()} components",

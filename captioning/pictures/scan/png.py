@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 
-from captioning.errors import CorruptImage
+from captioning.errors import CorruptImage, UnsupportedImage
 from captioning.pictures.orientation import exif_block, exif_orientation, xmp_orientation
 from captioning.pictures.scan.limits import MAX_PARTS, without_room
 
@@ -22,7 +22,8 @@ def essential(data: bytes, filler: bytes) -> bytes:
     should have, before its palette, or whose checksum is wrong is left out as well, as libpng does; Pillow refuses
     IHDR. Colours that the palette lacks are black.
 
-    Raises CorruptImage where there is no sound palette before the pixels that need one.
+    Raises CorruptImage where there is no sound palette before the pixels that need one, and UnsupportedImage for CgBI,
+    Apple's PNG of other compression and order of colours.
     """
     data = without_room(data)
     has_palette = data[25:26] == b"\3"
@@ -36,6 +37,10 @@ def essential(data: bytes, filler: bytes) -> bytes:
         start, end = at + 8, at + 8 + length
         if kind == b"IDAT":
             pixels.append(data[start:end])
+        elif kind == b"CgBI" and not kept:
+            raise UnsupportedImage(
+                "PNG images of Apple's own kind (CgBI) are not supported; save it as an ordinary PNG."
+            )
         elif kind == b"IHDR":
             kept.setdefault(kind, data[at : end + 4])
         elif kind == b"PLTE" and has_palette and not pixels and 0 < length <= 768 and _is_intact(data, at, end):
