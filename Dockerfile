@@ -29,7 +29,7 @@ RUN python -m tools.export_int8 --model "$MODEL_ID" --out /model
 
 FROM libraries AS torch
 ARG MODEL_ID=Salesforce/blip-image-captioning-base
-RUN export MODEL_ID HF_HOME=/tmp/hub && cp -rL "$(python -m model_loader)" /model && rm -rf /tmp/hub
+RUN MODEL_ID="$MODEL_ID" HF_HOME=/tmp/hub python -m model_loader /model && rm -rf /tmp/hub
 
 FROM ${PYTHON} AS int8
 WORKDIR /service

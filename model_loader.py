@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -26,6 +27,7 @@ from captioning.lifecycle import ModelStatus
 from captioning.model.batcher import Batcher
 from captioning.model.engine import Engine, warm_up
 from captioning.model.hub import ModelLoadError, download, find_folder, missing_folder
+from captioning.model.origin import Origin
 from captioning.model.registry import engine_kind
 from captioning.observe.logs import adopt_loggers
 from captioning.settings import Settings, SettingsError, load_settings
@@ -215,9 +217,26 @@ def _first_line(error: BaseException) -> str:
     return (lines[0] if lines else type(error).__name__).rstrip(".")
 
 
+def keep(settings: Settings, out: Path) -> None:
+    """Copy the model's files, downloaded if need be, into a folder of their own that says what they are.
+
+    Raises:
+        ModelLoadError: the model cannot be had.
+    """
+    folder = local_folder(settings)
+    shutil.copytree(folder, out)  # the hub's cache links to files elsewhere: these come with it
+    commit = folder.name if folder.parent.name == "snapshots" else None
+    Origin(source=settings.model_id, revision=commit).write(out)
+
+
 if __name__ == "__main__":
-    # `python -m model_loader` downloads the model and says where it is: for a build step.
+    # For a build step: `python -m model_loader` downloads the model and says where it is, or keeps it in a folder.
     try:
-        print(local_folder(load_settings()))
+        if sys.argv[1:]:
+            keep(load_settings(), Path(sys.argv[1]))
+        else:
+            print(local_folder(load_settings()))
     except (ModelLoadError, SettingsError) as error:
         sys.exit(str(error))
+    except OSError as error:
+        sys.exit(f"The model's files cannot be kept there: {error}.")

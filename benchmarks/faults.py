@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,68 +21,17 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 from benchmarks.memory import Cgroup
 from benchmarks.server import ROOT, Server, free_port, gunicorn
-from benchmarks.steady_load import PICTURE, Load, Outcome, counted
+from benchmarks.steady_load import Load, Outcome, counted
+from benchmarks.surroundings import NAME_SERVER, NameServer, PictureServer, cache_server, compile_clock
 
 LASTS_S, FROZEN_S = 10, 35
-NAME_SERVER = "127.0.0.53"
-# Shift the wall clock alone, by the seconds in a file. libfaketime 0.9.10 shifts the monotonic clock, too, or breaks
-# Python's time.sleep.
-SHIFTED_CLOCK = """
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <time.h>
-int clock_gettime(clockid_t clock, struct timespec *now) {
-    int (*real)(clockid_t, struct timespec *) = dlsym(RTLD_NEXT, "clock_gettime");
-    int result = real(clock, now);
-    FILE *file = clock == CLOCK_REALTIME ? fopen(getenv("CLOCK_SHIFT"), "r") : NULL;
-    long seconds = 0;
-    if (file) { if (fscanf(file, "%ld", &seconds) == 1) now->tv_sec += seconds; fclose(file); }
-    return result;
-}
-"""
+CLOCK = ROOT / "build" / "clock.so"
 REDIS_PORT = free_port()
-
-
-class NameServer(threading.Thread):
-    """A DNS server that says 127.0.0.1 to every question, or nothing while it hangs (RFC 1035, 4.1)."""
-
-    def __init__(self) -> None:
-        """Take port 53 of an address that is the benchmark's own."""
-        super().__init__(daemon=True)
-        self.hangs = False
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind((NAME_SERVER, 53))
-
-    def run(self) -> None:
-        """Answer questions for IPv4 addresses with one record, others with none."""
-        while True:
-            query, sender = self._socket.recvfrom(512)
-            end = query.index(b"\0", 12) + 5
-            found = query[end - 4 : end - 2] == b"\0\1"
-            counts = b"\0\1" + (b"\0\1" if found else b"\0\0") + bytes(4)
-            record = b"\xc0\x0c\0\1\0\1" + bytes(4) + b"\0\4" + socket.inet_aton("127.0.0.1")
-            if not self.hangs:
-                self._socket.sendto(query[:2] + b"\x81\x80" + counts + query[12:end] + record * found, sender)
-
-
-class PictureServer(BaseHTTPRequestHandler):
-    """A server of pictures, each path another one."""
-
-    def do_GET(self) -> None:
-        """Answer with a picture."""
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(PICTURE + self.path.encode())
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
 
 
 @dataclass
@@ -165,7 +113,7 @@ def stop_the_cache(running: Running) -> float:
     running.redis.kill()
     running.redis.wait()
     time.sleep(LASTS_S)
-    running.redis = cache_server()
+    running.redis = cache_server(REDIS_PORT)
     return time.monotonic()
 
 
@@ -239,17 +187,10 @@ FAULTS = {
     "DNS hangs": Fault(let_names_hang, by_url=True),
     "cache server gone": Fault(stop_the_cache, settings=SHARED_CACHE),
     "cache server hangs": Fault(freeze_the_cache, settings=SHARED_CACHE),
-    "clock jumps": Fault(set_the_clock, settings={"LD_PRELOAD": f"{ROOT}/build/clock.so"}),
+    "clock jumps": Fault(set_the_clock, settings={"LD_PRELOAD": str(CLOCK)}),
     "300 slow clients": Fault(send_slowly),
     f"frozen for {FROZEN_S} s": Fault(freeze),
 }
-
-
-def cache_server() -> subprocess.Popen[bytes]:
-    """Start a Redis that keeps nothing on disk."""
-    redis = shutil.which("redis-server") or sys.exit("redis-server is not installed.")
-    command = [redis, "--port", str(REDIS_PORT), "--save", "", "--loglevel", "warning"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: S603
 
 
 def measure(fault: Fault, model: Path, engine: str, rate: float, names: NameServer) -> tuple[list[Outcome], float]:
@@ -280,7 +221,7 @@ def measure(fault: Fault, model: Path, engine: str, rate: float, names: NameServ
         threading.Thread(target=pictures.serve_forever, daemon=True).start()
         stack.callback(pictures.shutdown)
         server = start()
-        running = Running(server, lambda: start(server.port), names, cgroup, folder, cache_server())
+        running = Running(server, lambda: start(server.port), names, cgroup, folder, cache_server(REDIS_PORT))
         stack.callback(lambda: running.redis.kill())
 
         def image_url(number: int) -> str:
@@ -320,9 +261,7 @@ def main() -> None:
     models = {"torch": ROOT / "models" / "blip-emoji", "int8": arguments.int8.resolve()}
     names = NameServer()
     names.start()
-    compiler = shutil.which("cc") or sys.exit("No C compiler (cc) is installed.")
-    compiled = [compiler, "-shared", "-fPIC", "-x", "c", "-o", str(ROOT / "build" / "clock.so"), "-"]
-    subprocess.run(compiled, input=SHIFTED_CLOCK, text=True, check=True)  # noqa: S603
+    compile_clock(CLOCK)
     print("| fault | engine | captioned | other answers | slowest caption, s | all captioned again after, s |")
     print("|---|---|---|---|---|---|")
     for name in arguments.fault or FAULTS:

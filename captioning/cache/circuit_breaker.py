@@ -13,8 +13,12 @@ log = logging.getLogger("captioning.cache")
 class CircuitBreaker:
     """A switch that opens for ``pause_s`` seconds at each failure, and logs the begin and the end of each outage."""
 
-    def __init__(self, complaint: str, *, pause_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, complaint: str, relief: str, *, pause_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Prepare; ``complaint`` is logged, with the reason, when an outage begins, ``relief`` when it ends."""
         self._complaint = complaint
+        self._relief = relief
         self._pause_s = pause_s
         self._clock = clock
         self._open_until = -math.inf
@@ -35,5 +39,5 @@ class CircuitBreaker:
     def record_success(self) -> None:
         """End the outage, if there was one."""
         if self._failing:
-            log.warning("%s: this is over.", self._complaint)
+            log.warning("%s.", self._relief)
         self._failing = False

@@ -80,8 +80,11 @@ class RedisStore:
         self._url = url
         parts = urlsplit(url)
         where = parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
-        self._server = CircuitBreaker(f"The caption cache at {where} cannot be used", pause_s=PAUSE_S)
-        self._writing = CircuitBreaker(f"The caption cache at {where} takes no new captions", pause_s=PAUSE_S)
+        cache = f"The caption cache at {where}"
+        self._server = CircuitBreaker(f"{cache} cannot be used", f"{cache} can be used again", pause_s=PAUSE_S)
+        self._writing = CircuitBreaker(
+            f"{cache} takes no new captions", f"{cache} takes new captions again", pause_s=PAUSE_S
+        )
         self._commands: queue.Queue[tuple[_Command, Future[object]]] = queue.Queue(_MAX_WAITING)
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captioning.model.int8.manifest import Fidelity, Manifest
+from captioning.model.origin import Origin
 from captioning.settings import MIB, Settings, SettingsError
 
 if TYPE_CHECKING:  # gunicorn's master reads this module, and needs neither numpy nor Pillow
@@ -85,9 +86,10 @@ def engine_kind(settings: Settings) -> EngineKind:
 
 
 def name_and_revision(settings: Settings) -> tuple[str, str | None]:
-    """Return what the model is called; an int8 export is called what it was made from."""
-    manifest = _manifest(settings)
-    return (manifest.source, manifest.revision) if manifest else (settings.model_id, settings.revision)
+    """Return what the model is called: an export, or a copy, is called what it was made from."""
+    if origin := _manifest(settings) or _origin(settings):
+        return origin.source, origin.revision
+    return settings.model_id, settings.revision
 
 
 def export_fidelity(settings: Settings) -> Fidelity | None:
@@ -100,4 +102,10 @@ def _manifest(settings: Settings) -> Manifest | None:
     if settings.engine == "int8":
         with suppress(ValueError, OSError):  # loading it says what is wrong
             return Manifest.read(Path(settings.model_id))
+    return None
+
+
+def _origin(settings: Settings) -> Origin | None:
+    with suppress(ValueError, OSError):  # most models have none
+        return Origin.read(Path(settings.model_id))
     return None

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from captioning.errors import ModelFailed, ModelLoading
 from captioning.model.batcher import Batcher
 from captioning.model.engine import Engine
 from captioning.model.hub import ModelLoadError
+from captioning.model.registry import name_and_revision
 from captioning.settings import Settings
 from model_loader import Captioner, load_engine, local_folder
 from tests.conftest import EMOJI_MODEL, ROOT, SAMPLES, Service
@@ -125,6 +127,22 @@ def test_a_hub_model_is_downloaded_once_and_only_what_is_needed(
     again = start_service(**environment).wait_until_ready()
     assert again.upload(PICTURE).json() == {"output": CAPTION}
     assert again.stop() == 0
+
+
+def test_a_model_that_is_kept_in_a_folder_is_called_what_it_was_on_the_hub(hub: Hub, tmp_path: Path) -> None:
+    """A float32 image said `/model`, and no revision."""
+    hub_settings = {"HF_ENDPOINT": hub.url, "MODEL_ID": "someone/blip", "MODEL_REVISION": COMMIT}
+    environment = {**os.environ, **hub_settings, "HF_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-m", "model_loader", str(tmp_path / "kept")]
+    subprocess.run(command, cwd=ROOT, env=environment, timeout=120, check=True)
+    kept = Settings(model_id=str(tmp_path / "kept"))
+    assert name_and_revision(kept) == ("someone/blip", COMMIT)
+    shutil.rmtree(tmp_path / "home")
+    assert load_engine(kept)
+    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 1
+    assert "cannot be kept there" in again.stderr
+    assert "Traceback" not in again.stderr
 
 
 def test_files_that_cannot_be_stored_are_said_to_be_that(hub: Hub, tmp_path: Path) -> None:
