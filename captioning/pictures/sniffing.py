@@ -26,7 +26,9 @@ _NOT_READ = {
     "a video": rb".{4}ftyp(?:isom|iso[2-6]|mp4[12]|avc1|M4V |qt  |3g[p2].)|\x1aE\xdf\xa3",
     "a data: URL": rb"data:image/",
     "base64": rb"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR)[\w+/]",
-    "an object that was never made JSON (JSON.stringify does that)": rb"\[object ",
+    "a JavaScript object turned into text (JSON.stringify makes JSON of it, new Blob a file)": rb"\[object ",
+    "a picture's bytes turned into text (new Blob([buffer]) keeps them)": rb"(?:\xef\xbf\xbd){3}|\xef\xbf\xbdPNG|"
+    rb"\xc3\xbf\xc3\x98\xc3\xbf|\xc2\x89PNG",
     "compressed with gzip": rb"\x1f\x8b",
     "compressed with zstd": rb"\x28\xb5\x2f\xfd",
 }

@@ -281,6 +281,8 @@ def test_a_wrong_content_type_is_told_the_right_one() -> None:
     assert "is an SVG drawing" in refusal(UnsupportedImage, "image/svg+xml", b'<?xml version="1.0"?><svg xmlns="a"/>')
     assert "is base64; send the image itself" in refusal(UnsupportedImage, "image/jpeg", BASE64.encode())
     assert "is a data: URL" in refusal(UnsupportedImage, "image/jpeg", b"data:image/png;base64,iVBORw0KGgo=")
+    for mangled in (PICTURE.decode("utf-8", "replace"), PICTURE.decode("latin-1"), "\ufffdPNG\r\n", "\x89PNG\r\n"):
+        assert "bytes turned into text" in refusal(UnsupportedImage, "image/jpeg", mangled.encode())
     for kind, start in (("a video", b"\0\0\0\x18ftypmp42"), ("a JPEG XL picture", b"\xff\x0a\x7f")):
         assert f"is {kind}" in refusal(UnsupportedImage, "image/jpeg", start)
     for label in ("json", "application/json, application/json", "undefined", "*/*"):

@@ -95,7 +95,7 @@ def test_json_is_understood(body: bytes, value: object) -> None:
         (b"{imageUrl: https://example.com/a.jpg}", "JSON needs double quotes"),
         (b"'{imageUrl:", "JSON needs double quotes"),
         ("{\u201cimageUrl\u201d: \u201cx\u201d}".encode(), "JSON needs double quotes"),
-        (b"[object Object]", "never made JSON"),
+        (b"[object Object]", "turned into text"),
         (b"""'{"imageUrl": "https://example.com/a.jpg"}'""", "JSON needs double quotes"),
         (b'["https://example.com/a.jpg"]', "The JSON is a list; .* imageUrls to POST /local-captions"),
         (b'"{\\"imageUrl\\": \\"https://example.com/a.jpg\\"}"', "The JSON is a string, perhaps encoded twice"),
