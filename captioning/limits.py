@@ -155,6 +155,7 @@ class Limits:
             # A data: URL in JSON stands in memory five times while it is read: see captioning.web.caption_request.
             bodies=ByteBudget(2 * settings.max_body_bytes, largest=5 * settings.max_body_bytes, free=URL_BODY_BYTES),
             downloads=Slots(settings.max_concurrent_downloads),
-            pictures=ByteBudget(2 * settings.max_image_bytes, largest=settings.max_image_bytes),
+            # Each of three layers of brotli or zstd keeps as much again: see captioning.fetch.codings.
+            pictures=ByteBudget(2 * settings.max_image_bytes, largest=4 * settings.max_image_bytes),
             decoders=Slots(settings.decode_processes),
         )

@@ -8,6 +8,7 @@ import math
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from functools import partial
 
 import brotli
 import pytest
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 
 from captioning import errors
 from captioning.deadline import Deadline
+from captioning.limits import Limits
+from captioning.settings import Settings
 from tests.bad_servers import BadServer, answer_with, flood, http_answer
 from tests.fetch.local import make_fetcher
 from tests.sample_pictures import SAMPLES
@@ -180,13 +183,19 @@ def test_a_window_over_the_limit_of_http_is_refused() -> None:
         fetched(packed, "zstd")
 
 
-@pytest.mark.parametrize("packing", ["br", "zstd"])
-def test_what_a_decompressor_keeps_is_accounted_for(packing: str) -> None:
-    told: list[int] = []
-    packed = PACKERS[packing](PICTURE)
-    with BadServer(answer_with(http_answer(packed, headers=[f"Content-Encoding: {packing}"]))) as server:
-        make_fetcher().fetch(server.url(), on_bytes=told.append)
-    assert sum(told) == 2 * len(PICTURE)
+@pytest.mark.parametrize("packings", [["br"], ["zstd"], ["gzip", "br"], ["br", "zstd", "br"]])
+def test_what_a_decompressor_keeps_is_accounted_for_and_there_is_room_for_it(packings: list[str]) -> None:
+    packed = PICTURE
+    for packing in packings:
+        packed = PACKERS[packing](packed)
+    service = Settings(max_image_bytes=len(PICTURE))
+    with (
+        BadServer(answer_with(http_answer(packed, headers=[f"Content-Encoding: {', '.join(packings)}"]))) as server,
+        Limits.from_settings(service).pictures.hold() as hold,
+    ):
+        grow = partial(hold.grow, deadline=Deadline.after(60))
+        assert make_fetcher(max_bytes=len(PICTURE)).fetch(server.url(), on_bytes=grow) == PICTURE
+        assert hold.size > len(PICTURE)
 
 
 @pytest.mark.parametrize(
