@@ -166,7 +166,7 @@ class Pipeline:
                     return self._fetcher.fetch(url, deadline=deadline, on_bytes=grow), None
                 except EndedEarly as error:
                     content, error.content = error.content, b""
-                    return content, error
+                    return content, error.with_traceback(None)  # whose frames keep the bytes, too
                 except ImageFetchTimeout:
                     if hold.waited_s - began < _SERVERS_OWN_S:
                         raise

@@ -65,8 +65,9 @@ class OfflineStages:
                 return self._pipeline.caption(source, self._options, deadline=deadline, trace=Trace())
             with self._limits.pictures.hold() as hold:
                 limit = self._max_image_bytes
-                data = read_file(source, max_bytes=limit) if isinstance(source, str) else within_limit(source, limit)
-                picture = EncodedPicture(data, hold)
+                picture = EncodedPicture(
+                    read_file(source, max_bytes=limit) if isinstance(source, str) else within_limit(source, limit), hold
+                )
                 hold.grow(len(picture.data), deadline)
                 return self._pipeline.caption(picture, self._options, deadline=deadline, trace=Trace())
         except CaptioningError as error:

@@ -31,19 +31,8 @@ _MISNAMED = re.compile(r"(the)?(image|img|picture|pic|photo|file|media)?(urls?|u
 
 @dataclass(frozen=True)
 class CaptionRequest:
-    """Hold what is asked for: ``source`` is an http(s) URL or a picture's encoded bytes."""
+    """What is asked for, without the pictures: their bytes are not kept for as long as this."""
 
-    source: str | bytes
-    options: GenerationOptions
-    details: bool = False
-    candidates: int = 0
-
-
-@dataclass(frozen=True)
-class CaptionsRequest:
-    """Hold what is asked for: pictures as they came, and URLs that nobody has looked at yet."""
-
-    sources: list[str | bytes]
     options: GenerationOptions
     details: bool = False
     candidates: int = 0
@@ -51,8 +40,10 @@ class CaptionsRequest:
 
 def parse_caption_request(
     request: Request, body: bytes, defaults: GenerationOptions, *, max_image_bytes: int
-) -> CaptionRequest:
+) -> tuple[str | bytes, CaptionRequest]:
     """Read the body as its Content-Type says: JSON, a form, or an image. Options may also stand in the query.
+
+    The picture is an http(s) URL or encoded bytes.
 
     Raises:
         InvalidRequest, ImageTooLarge, UnsupportedContentType, UnsupportedImage: as the table of errors says.
@@ -79,11 +70,15 @@ def parse_caption_request(
         )
     else:
         raise MissingImage
-    return CaptionRequest(source, given.generation(defaults), bool(given.details), given.candidates or 0)
+    return source, CaptionRequest(given.generation(defaults), bool(given.details), given.candidates or 0)
 
 
-def parse_captions_request(request: Request, body: bytes, defaults: GenerationOptions) -> CaptionsRequest:
-    """Read JSON that names several pictures, or a form that holds them; whether each can be used is seen in its turn.
+def parse_captions_request(
+    request: Request, body: bytes, defaults: GenerationOptions
+) -> tuple[list[str | bytes], CaptionRequest]:
+    """Read JSON that names several pictures, or a form that holds them.
+
+    They are pictures as they came, and URLs that nobody has looked at yet: each is judged in its turn.
 
     Raises:
         InvalidRequest, UnsupportedContentType: as the table of errors says.
@@ -107,7 +102,7 @@ def parse_captions_request(request: Request, body: bytes, defaults: GenerationOp
             or f"The body {sent_as(request.mimetype)}; send several pictures as application/json or "
             "multipart/form-data, and a single one to POST /local-caption."
         )
-    return CaptionsRequest(sources, given.generation(defaults), bool(given.details), given.candidates or 0)
+    return sources, CaptionRequest(given.generation(defaults), bool(given.details), given.candidates or 0)
 
 
 def parsing_memory(request: Request, body: bytes) -> int:

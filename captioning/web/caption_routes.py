@@ -33,7 +33,6 @@ from captioning.web.body import read_body
 from captioning.web.bulk import each_as_admitted
 from captioning.web.caption_request import (
     CaptionRequest,
-    CaptionsRequest,
     parse_caption_request,
     parse_captions_request,
     picture_of,
@@ -94,32 +93,35 @@ def caption_routes(
         patience = replace(request_deadline(request, _BULK_PATIENCE_S), interrupt=lifecycle.interrupt)
         with ExitStack() as held:
             body = held.enter_context(limits.bodies.hold())
-            asked = receive_bulk(patience.within(settings.request_timeout_s), body)
+            sources, asked = receive_bulk(patience.within(settings.request_timeout_s), body)
             pipeline.engine_for(asked.options)  # one answer for all pictures, with Retry-After
             held.enter_context(g.permits.permit(admission.expected_wait_s))
             held.enter_context(limits.urls.counted())
 
-            def caption_one(given: str | bytes) -> CaptionAnswer:
+            def caption_one(index: int) -> CaptionAnswer:
+                lifecycle.check()
+                patience.check()
+                with limits.pictures.hold() as hold:
+                    source = take(index, hold)
+                    return answer(caption(source, asked.options, patience, Trace()), asked)
+
+            def take(index: int, hold: ByteHold) -> str | EncodedPicture:
+                given, sources[index] = sources[index], b""
                 try:
-                    return caption_given(given)
+                    limit = settings.max_image_bytes
+                    source = source_of(given, limit) if isinstance(given, str) else picture_of(given, limit)
+                    if isinstance(source, str):
+                        return source
+                    hold.grow(len(source), patience)
+                    return EncodedPicture(source, hold)
                 finally:
                     body.give_back(len(given))
 
-            def caption_given(given: str | bytes) -> CaptionAnswer:
-                lifecycle.check()
-                patience.check()
-                limit = settings.max_image_bytes
-                source = source_of(given, limit) if isinstance(given, str) else picture_of(given, limit)
-                if isinstance(source, str):
-                    return answer(caption(source, asked.options, patience, Trace()), asked)
-                with limits.pictures.hold() as hold:
-                    hold.grow(len(source), patience)
-                    picture = EncodedPicture(source, hold)
-                    return answer(caption(picture, asked.options, patience, Trace()), asked)
-
-            sources = (asked.sources.pop(0) for _ in range(len(asked.sources)))  # so that nothing else keeps them
             done = each_as_admitted(
-                sources, caption_one, permit=partial(admission.url_permit, g.permits), at_once=settings.bulk_at_once
+                range(len(sources)),
+                caption_one,
+                permit=partial(admission.url_permit, g.permits),
+                at_once=settings.bulk_at_once,
             )
             held.enter_context(closing(done))
             answers = map(partial(_answer, request_id=g.request_id), done)
@@ -133,18 +135,18 @@ def caption_routes(
 
     def receive(deadline: Deadline, hold: ByteHold) -> tuple[str | EncodedPicture, CaptionRequest]:
         body = read_body(request, max_bytes=settings.max_body_bytes, deadline=deadline, hold=hold)
-        asked = parse_caption_request(request, body, defaults, max_image_bytes=settings.max_image_bytes)
-        if isinstance(asked.source, str):
+        source, asked = parse_caption_request(request, body, defaults, max_image_bytes=settings.max_image_bytes)
+        if isinstance(source, str):
             hold.release()
-            return asked.source, asked
-        hold.shrink(len(asked.source))
-        return EncodedPicture(asked.source, hold), asked
+            return source, asked
+        hold.shrink(len(source))
+        return EncodedPicture(source, hold), asked
 
-    def receive_bulk(deadline: Deadline, hold: ByteHold) -> CaptionsRequest:
+    def receive_bulk(deadline: Deadline, hold: ByteHold) -> tuple[list[str | bytes], CaptionRequest]:
         body = read_body(request, max_bytes=settings.max_body_bytes, deadline=deadline, hold=hold)
-        asked = parse_captions_request(request, body, defaults)
-        hold.shrink(sum(map(len, asked.sources)))
-        return asked
+        sources, asked = parse_captions_request(request, body, defaults)
+        hold.shrink(sum(map(len, sources)))
+        return sources, asked
 
     def caption(
         source: str | EncodedPicture, options: GenerationOptions, deadline: Deadline, trace: Trace
@@ -154,7 +156,7 @@ def caption_routes(
         finally:
             on_picture(trace)
 
-    def answer(candidates: Candidates, asked: CaptionRequest | CaptionsRequest) -> CaptionAnswer:
+    def answer(candidates: Candidates, asked: CaptionRequest) -> CaptionAnswer:
         best, *_ = candidates
         shown: dict[str, Any] = {"output": best.text}
         if asked.details:

@@ -30,16 +30,18 @@ URL = "https://example.com/a.jpg"
 DEFAULTS = GenerationOptions(max_new_tokens=7, num_beams=2)
 
 
-def parsed(content_type: str | None, body: bytes, *, query: str = "", **headers: str) -> CaptionRequest:
+def parsed(
+    content_type: str | None, body: bytes, *, query: str = "", **headers: str
+) -> tuple[str | bytes, CaptionRequest]:
     request = request_of(content_type, query=query, **headers)
     return parse_caption_request(request, body, DEFAULTS, max_image_bytes=100_000)
 
 
-def of_json(**fields: Any) -> CaptionRequest:
+def of_json(**fields: Any) -> tuple[str | bytes, CaptionRequest]:
     return parsed("application/json", json.dumps(fields).encode())
 
 
-def of_form(*parts: tuple[str, bytes]) -> CaptionRequest:
+def of_form(*parts: tuple[str, bytes]) -> tuple[str | bytes, CaptionRequest]:
     heads = ((f"Content-Disposition: form-data; name={name}", content) for name, content in parts)
     return parsed("multipart/form-data; boundary=x", multipart(*heads))
 
@@ -53,32 +55,32 @@ def refusal(kind: type[CaptioningError], content_type: str | None, body: bytes, 
 
 
 def test_what_is_empty_or_null_is_not_given() -> None:
-    expected = CaptionRequest(URL, DEFAULTS)
+    expected = (URL, CaptionRequest(DEFAULTS))
     for empty in ("", None, "  "):
         assert of_json(imageUrl=URL, prompt=empty, numBeams=empty, maxNewTokens=empty, unknown=empty) == expected
     nothing = [("prompt", b""), ("numBeams", b""), ("maxNewTokens", b" "), ('image; filename=""', b"")]
     assert of_form(("imageUrl", URL.encode()), *nothing) == expected
     assert parsed("application/x-www-form-urlencoded", f"imageUrl={URL}&numBeams=&prompt".encode()) == expected
-    assert of_form(('image; filename="a"', PICTURE), ("imageUrl", b""), *nothing[:3]).source == PICTURE
-    assert parsed("image/jpeg", PICTURE, query="numBeams=&prompt=") == CaptionRequest(PICTURE, DEFAULTS)
+    assert of_form(('image; filename="a"', PICTURE), ("imageUrl", b""), *nothing[:3])[0] == PICTURE
+    assert parsed("image/jpeg", PICTURE, query="numBeams=&prompt=") == (PICTURE, CaptionRequest(DEFAULTS))
 
 
 def test_options_in_the_query_hold_for_every_body_and_yield_to_those_in_it() -> None:
     query = "numBeams=3&prompt=a+dog&unknown=1"
     expected = GenerationOptions(prompt="a dog", max_new_tokens=7, num_beams=3)
     body = json.dumps({"imageUrl": URL}).encode()
-    assert parsed("application/json", body, query=query).options == expected
-    assert parsed("image/jpeg", PICTURE, query=query).options == expected
-    assert parsed("application/x-www-form-urlencoded", f"imageUrl={URL}".encode(), query=query).options == expected
+    assert parsed("application/json", body, query=query)[1].options == expected
+    assert parsed("image/jpeg", PICTURE, query=query)[1].options == expected
+    assert parsed("application/x-www-form-urlencoded", f"imageUrl={URL}".encode(), query=query)[1].options == expected
     body = json.dumps({"imageUrl": URL, "numBeams": 1}).encode()
-    assert parsed("application/json", body, query=query).options.num_beams == 1
+    assert parsed("application/json", body, query=query)[1].options.num_beams == 1
 
 
 @pytest.mark.parametrize("charset", ["", "; charset=utf-8", "; charset=UTF-8; odata=verbose"])
 def test_json_is_known_by_its_type(charset: str) -> None:
     body = json.dumps({"imageUrl": f"data:image/jpeg;base64,{BASE64}"}).encode()
     for kind in ("application/json", "Application/JSON", "application/vnd.api+json"):
-        assert parsed(kind + charset, body).source == PICTURE
+        assert parsed(kind + charset, body)[0] == PICTURE
 
 
 @pytest.mark.parametrize(
@@ -289,7 +291,7 @@ def test_a_wrong_content_type_is_told_the_right_one() -> None:
         assert f"was sent as {label} but" in refusal(UnsupportedContentType, label, body)
     assert "JSON.stringify" in refusal(UnsupportedContentType, "text/plain", b"[object Object]")
     assert "The body is empty" in refusal(UnsupportedImage, "image/jpeg", b"")
-    assert parsed("image/png", PICTURE).source == PICTURE  # that much of a label is a hint
+    assert parsed("image/png", PICTURE)[0] == PICTURE  # that much of a label is a hint
     assert refusal(UnsupportedContentType, "text/plain", b"hello").startswith("The body was sent as text/plain; send ")
     assert refusal(UnsupportedContentType, None, b"hello").startswith("The body has no Content-Type; send ")
     for kind in ("mixed", "related", "alternative"):
@@ -305,7 +307,7 @@ def test_a_coded_body_is_named_with_its_coding() -> None:
         assert coding.lower().split(", ")[-1] in sentence
         assert "without Content-Encoding" in sentence
     for label in ("identity", "utf-8", "", "binary"):
-        assert parsed("image/jpeg", PICTURE, **{"Content-Encoding": label}).source == PICTURE
+        assert parsed("image/jpeg", PICTURE, **{"Content-Encoding": label})[0] == PICTURE
 
 
 def test_every_form_s_picture_is_held_against_the_limit() -> None:
