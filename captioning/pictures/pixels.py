@@ -8,8 +8,8 @@ depend on how the parts are cut.
 - Orientation is EXIF's, or AVIF's own rotation and mirror boxes, or, without either, XMP's.
 - Transparency is laid over white. 16-bit samples keep their high byte, as Pillow does for 16-bit colour.
   32-bit and floating-point grey (TIFF only) has no agreed white, so its range is stretched to black-white.
-- Embedded ICC profiles are ignored: BLIP was trained on pictures read without them, the shift in colour does
-  not change a caption, and hostile profiles would reach one more C parser. CMYK is converted without one.
+- Samples are taken for sRGB whatever profile or primaries a file names, as transformers' processor takes them: what
+  that costs stands in docs/tried.md. CMYK is converted without a profile.
 
 Sources: EXIF 2.32, tag 0x0112; TIFF 6.0; the PNG specification's tRNS chunk; Pillow 13's plugins.
 """
