@@ -52,6 +52,12 @@ def on_starting(server: Any) -> None:
         server.log.warning("There is no room for metrics that workers share: each worker's /metrics is its own.")
 
 
+def nworkers_changed(server: Any, _new: int, _old: int | None) -> None:
+    """Put a new worker's sign of life where there is room by now: a file that cannot be made would end the master."""
+    for folder in writable_folders()[:1]:
+        server.cfg.set("worker_tmp_dir", folder)
+
+
 def pre_exec(_server: Any) -> None:
     """Tell the workers that there are that more will come: SIGUSR2 has made this process, the next master."""
     announce_new_master()

@@ -2,6 +2,7 @@
 
     make bench-faults                                     # all of them, both engines: the table of docs/faults.md
     python -m benchmarks.faults 'DNS hangs' --engine int8
+    python -m benchmarks.faults 'clock jumps' --reload    # in a HUP, half a second after the fault has begun
 
 Needs root (mount namespaces, a memory cgroup, port 53 of a loopback address), redis-server and a C compiler.
 Recovery counts from the end of the fault, or from the kill, to the moment from which every request is captioned.
@@ -193,8 +194,10 @@ FAULTS = {
 }
 
 
-def measure(fault: Fault, model: Path, engine: str, rate: float, names: NameServer) -> tuple[list[Outcome], float]:
-    """Return what became of the requests, and the moment from which recovery counts."""
+def measure(
+    fault: Fault, model: Path, engine: str, rate: float, names: NameServer, *, reload: bool
+) -> tuple[list[Outcome], float]:
+    """Return what became of the requests, and the moment from which recovery counts; ``reload`` adds a HUP."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp")))
         (folder / "resolv.conf").write_text(f"nameserver {NAME_SERVER}\n")
@@ -229,6 +232,8 @@ def measure(fault: Fault, model: Path, engine: str, rate: float, names: NameServ
 
         with Load(server.url, rate, image_url if fault.by_url else None) as load:
             time.sleep(3)
+            if reload:
+                threading.Timer(0.5, server.process.send_signal, [signal.SIGHUP]).start()
             ended = fault.strike(running)
             time.sleep(LASTS_S)
             while any(outcome.code != "200" for outcome in load.outcomes if outcome.due > time.monotonic() - 5):
@@ -256,6 +261,7 @@ def main() -> None:
     parser.add_argument("fault", nargs="*", help=f"of: {', '.join(FAULTS)}")
     parser.add_argument("--engine", choices=["torch", "int8"], action="append")
     parser.add_argument("--int8", type=Path, default=ROOT / "build" / "blip-emoji-int8", help="folder of the export")
+    parser.add_argument("--reload", action="store_true", help="reload the workers half a second into the fault")
     parser.add_argument("--rate", type=float, default=5, help="captions a second")
     arguments = parser.parse_args()
     models = {"torch": ROOT / "models" / "blip-emoji", "int8": arguments.int8.resolve()}
@@ -266,7 +272,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for name in arguments.fault or FAULTS:
         for engine in arguments.engine or models:
-            measured = measure(FAULTS[name], models[engine], engine, arguments.rate, names)
+            measured = measure(FAULTS[name], models[engine], engine, arguments.rate, names, reload=arguments.reload)
             print(f"| {name} | {engine} | {' | '.join(row(*measured, arguments.rate))} |", flush=True)
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,24 @@ def test_without_shared_memory_the_folder_lies_elsewhere(start_service: Callable
     assert service.upload(PICTURE).status_code == 200
     assert metric(service, "worker_starts_total") == 4
     assert "SIGBUS" not in service.log.read_text()
+    assert service.stop() == 0
+
+
+def test_a_folder_that_takes_no_more_files_does_not_end_the_service(
+    start_service: Callable[..., Service], int8_folder: Path
+) -> None:
+    """The master ended at one worker more, whose sign of life is a file of its own."""
+    engine = {"ENGINE": "int8", "MODEL_ID": str(int8_folder)}
+    service = start_service(mounts="mount -t tmpfs -o nr_inodes=100 tmpfs /dev/shm", **engine).wait_until_ready()
+    shared = Path(f"/proc/{service.process.pid}/root/dev/shm")
+    with suppress(OSError):  # until it is full
+        for number in range(1000):
+            (shared / str(number)).touch()
+    with pytest.raises(OSError, match="No space left"):
+        (shared / "one more").touch()
+    service.process.send_signal(signal.SIGTTIN)
+    wait_until(lambda: len(service.worker_pids()) == 2 or service.process.poll() is not None)
+    assert service.upload(PICTURE).status_code == 200
     assert service.stop() == 0
 
 
