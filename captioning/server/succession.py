@@ -21,12 +21,12 @@ _TO_SHOW_ITSELF_S = 5.0  # for a worker that was forked
 _shared = mmap.mmap(-1, 24)
 # Monotonic times: of the last fork; of the newest one whose worker siblings see; of the newest one that got ready.
 _LAST_FORK, _NEWEST_SEEN, _NEWEST_READY = 0, 8, 16
-_new_master = socket.socket(socket.AF_UNIX)  # locked by the new master for as long as it lives
+_new_master = socket.socket(socket.AF_UNIX).detach()  # a descriptor, locked by the new master for as long as it lives
 
 
 def announce_new_master() -> None:
     """Say, in the process that is about to become a new master, that its workers will serve."""
-    os.set_inheritable(_new_master.fileno(), True)
+    os.set_inheritable(_new_master, True)
     with suppress(OSError):  # a kernel without locks on sockets
         fcntl.lockf(_new_master, fcntl.LOCK_SH)
 
