@@ -20,7 +20,6 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from tokenizers import decoders
@@ -34,7 +33,7 @@ from captioning.model.torch_engine import load_model
 from captioning.settings import Settings
 from model_loader import local_folder
 from tools.int8_balance import balance
-from tools.int8_calibration import PICTURES, listening, refer, views
+from tools.int8_calibration import PICTURES, Channels, listening, refer, views
 from tools.int8_fidelity import (
     LARGEST_ERROR,
     LARGEST_MEDIAN_ERROR,
@@ -72,15 +71,15 @@ def export(
     except (OSError, ValueError) as error:
         raise ExportError(f"The calibration pictures cannot be used: {error}.") from error
 
-    largest: dict[str, Array] = {}
+    seen: dict[str, Channels] = {}
 
-    def note_largest(name: str, x: Array) -> None:
-        largest[name] = np.maximum(np.abs(x).max(axis=0), largest.get(name, 0))
+    def note(name: str, x: Array) -> None:
+        seen[name] = seen[name] | Channels.of(x) if name in seen else Channels.of(x)
 
-    with listening(model, note_largest):
+    with listening(model, note):
         references = [refer(model, tokenizer, pixels) for pixels in tqdm(pictures, unit="calibration picture")]
     state = model.state_dict()
-    balanced = balance(lambda name: state[name].numpy(), sizes, largest)
+    balanced = balance(lambda name: state[name].numpy(), sizes, seen)
     products = Products(balanced)
     with listening(model, products.hear), torch.inference_mode():
         for pixels, reference in tqdm(list(zip(pictures, references, strict=True))[:SAMPLE], unit="measured picture"):

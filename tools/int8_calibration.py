@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -34,6 +34,38 @@ class Reference:
     caption: str
     tokens: NDArray[np.int64]
     logits: Array
+
+
+@dataclass
+class Channels:
+    """Note what goes into a matrix: the least, the most and the mean of each of its K channels."""
+
+    low: Array
+    high: Array
+    total: NDArray[np.float64]
+    rows: int
+
+    @classmethod
+    def of(cls, x: Array) -> Self:
+        """Note ``[M, K]``."""
+        return cls(x.min(axis=0), x.max(axis=0), x.sum(axis=0, dtype=np.float64), len(x))
+
+    def __or__(self, other: Channels) -> Channels:
+        """Join what was noted of two inputs."""
+        low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
+        return Channels(low, high, self.total + other.total, self.rows + other.rows)
+
+    @property
+    def middle(self) -> Array:
+        """Return the mean of each channel, to about a sixteenth of its range."""
+        step = np.exp2(np.floor(np.log2(np.maximum(self.high - self.low, 1e-30) / 16)))
+        middle: Array = (np.rint(self.total / self.rows / step) * step).astype(np.float32)
+        return middle
+
+    def largest(self, middle: Array | float = 0) -> Array:
+        """Return how far each channel went from its middle."""
+        farthest: Array = np.maximum(self.high - middle, middle - self.low)
+        return farthest
 
 
 def views(folder: Path, preprocessor: Preprocessor) -> list[Pixels]:

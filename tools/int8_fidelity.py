@@ -39,7 +39,8 @@ class Products:
         """Take a matrix' name and its input ``[M, K]``, as `listening` tells them."""
         rows = []
         factor = self._balanced.factors.get(name, np.float32(1))
-        for weights, scaled in ((self._balanced.weights, x), (self._balanced, x / factor)):
+        centre = self._balanced.centres.get(name, np.float32(0))
+        for weights, scaled in ((self._balanced.weights, x), (self._balanced, (x - centre) / factor)):
             largest = np.abs(scaled).max(axis=0)
             error = product_error(
                 scaled, weights(f"{name}.weight"), blocks=layer_of(name).startswith(("text", "words"))

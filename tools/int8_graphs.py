@@ -207,7 +207,7 @@ def build_encoder(folder: Path, sizes: Sizes, weights: Weights, exact: Collectio
         attended = g("MultiHeadAttention", *qkv, domain=MICROSOFT, num_heads=sizes.vision_heads)
         x = g("Add", x, dense(attended, prefix + "self_attn.projection"))
         inner = g("Gelu", dense(norm(x, prefix + "layer_norm2"), prefix + "mlp.fc1"), domain=MICROSOFT)
-        inner = _multiply(g, inner, prefix + "mlp.fc2.input_factor", weights)
+        inner = _scaled(g, _centred(g, inner, prefix + "mlp.fc2", weights), prefix + "mlp.fc2", weights)
         x = g("Add", x, dense(inner, prefix + "mlp.fc2"), out=f"hidden_{layer}")
     x = norm(x, "vision_model.post_layernorm")
 
@@ -282,11 +282,14 @@ def build_decoder(folder: Path, sizes: Sizes, weights: Weights, exact: Collectio
             accuracy_level=4,
         )
 
+    def read(x: str, name: str) -> str:
+        return dense(_scaled(g, x, name, weights), name)
+
     def norm(x: str, name: str) -> str:
         return _layer_norm(g, x, name, weights, sizes.text_epsilon)
 
     embeddings, head = "text_decoder.bert.embeddings.", "text_decoder.cls.predictions."
-    quantized, scale = quantize_blocks(weights(embeddings + "word_embeddings.weight"))
+    quantized, scale = quantize_blocks(weights(head + "decoder.weight"))  # and the word embeddings
     g.weight("head.weight", quantized)
     words = g(
         "GatherBlockQuantized",
@@ -299,6 +302,7 @@ def build_decoder(folder: Path, sizes: Sizes, weights: Weights, exact: Collectio
         gather_axis=0,
         quantize_axis=1,
     )  # [N, T, D]
+    words = _scaled(g, words, head + "decoder", weights)
     places = g("Gather", g.weight("places", weights(embeddings + "position_embeddings.weight")), "positions")
     x = norm(g("Add", words, places), embeddings + "LayerNorm")
 
@@ -316,7 +320,15 @@ def build_decoder(folder: Path, sizes: Sizes, weights: Weights, exact: Collectio
         prefix = f"text_decoder.bert.encoder.layer.{layer}."
         own = prefix + "attention.self."
         qkv = [f"{part}_{layer}" for part in ("query", "key", "value")]  # [N, T, D] each
-        g("Split", dense(x, own + "qkv", own + "query", own + "key", own + "value"), out=qkv, axis=2, num_outputs=3)
+        g(
+            "Split",
+            dense(
+                _scaled(g, x, own + "query", weights), own + "qkv", *(own + part for part in ("query", "key", "value"))
+            ),
+            out=qkv,
+            axis=2,
+            num_outputs=3,
+        )
         past = [f"past_{part}_{layer}" for part in ("key", "value")]
         present = [f"present_{part}_{layer}" for part in ("key", "value")]
         attended = g(
@@ -331,7 +343,7 @@ def build_decoder(folder: Path, sizes: Sizes, weights: Weights, exact: Collectio
 
         cross = [f"cross_{part}_{layer}" for part in ("key", "value")]
         scales = [f"{name}_scale" for name in cross]
-        query = g("Reshape", dense(x, prefix + "crossattention.self.query"), side_by_side)  # [B, N / B * T, D]
+        query = g("Reshape", read(x, prefix + "crossattention.self.query"), side_by_side)  # [B, N / B * T, D]
         attended = g(
             "GroupQueryAttention",
             *(g("Mul", query, scales[0]), none_new, none_new, *cross, last_tokens, total),
@@ -351,9 +363,9 @@ def build_decoder(folder: Path, sizes: Sizes, weights: Weights, exact: Collectio
         dense_out = dense(attended, prefix + "crossattention.output.dense", shift=constant)
         x = norm(g("Add", x, dense_out), prefix + "crossattention.output.LayerNorm")
 
-        inner = g("Gelu", dense(x, prefix + "intermediate.dense"), domain=MICROSOFT)
-        inner = _multiply(g, inner, prefix + "output.dense.input_factor", weights)
-        x = norm(g("Add", x, dense(inner, prefix + "output.dense")), prefix + "output.LayerNorm")
+        inner = g("Gelu", read(x, prefix + "intermediate.dense"), domain=MICROSOFT)
+        inner = _centred(g, inner, prefix + "output.dense", weights)
+        x = norm(g("Add", x, read(inner, prefix + "output.dense")), prefix + "output.LayerNorm")
         keys_and_values += [_value(name, TensorProto.FLOAT, "N", heads, "P", sizes.head_width) for name in past]
         cross_shape = ("B", heads, sizes.image_tokens, sizes.head_width)
         keys_and_values += [_value(name, TensorProto.INT8, *cross_shape) for name in cross]
@@ -362,9 +374,9 @@ def build_decoder(folder: Path, sizes: Sizes, weights: Weights, exact: Collectio
         presents += [_value(f"{name}_present", TensorProto.INT8, *cross_shape) for name in cross]
 
     last = g("Gather", x, g.weight("last", np.array(-1, np.int64)), axis=1)  # [N, D]
-    last = g("Gelu", dense(last, head + "transform.dense"), domain=MICROSOFT)
+    last = g("Gelu", read(last, head + "transform.dense"), domain=MICROSOFT)
     last = norm(last, head + "transform.LayerNorm")
-    logits = matmul(last, "head", quantized, scale, weights(head + "bias"))
+    logits = matmul(last, "head", quantized, scale, weights(head + "decoder.bias"))
     g("Identity", logits, out="logits")
     token_ids, positions = _value("token_ids", TensorProto.INT64, "N", "T"), _value("positions", TensorProto.INT64, "T")
     g.save(
@@ -378,8 +390,14 @@ def _product(g: Graph, x: str, name: str, matrix: Array, bias: Array) -> str:
     return g("Add", product, g.weight(f"{name}.bias", bias))
 
 
-def _multiply(g: Graph, x: str, name: str, weights: Weights) -> str:
-    return g("Mul", x, g.weight(name, weights(name)))
+def _centred(g: Graph, x: str, matrix: str, weights: Weights) -> str:
+    centre = weights(f"{matrix}.input_centre")
+    return g("Sub", x, g.weight(f"{matrix}.input_centre", centre)) if centre.any() else x
+
+
+def _scaled(g: Graph, x: str, matrix: str, weights: Weights) -> str:
+    factor = weights(f"{matrix}.input_factor")
+    return g("Mul", x, g.weight(f"{matrix}.input_factor", factor)) if (factor != 1).any() else x
 
 
 def _layer_norm(g: Graph, x: str, name: str, weights: Weights, epsilon: float) -> str:

@@ -20,7 +20,7 @@ from captioning.model.torch_engine import load_model
 from tests.conftest import EMOJI_MODEL, SAMPLES
 from tools.export_int8 import ExportError, export
 from tools.int8_balance import balance, column_sizes
-from tools.int8_calibration import listening, refer, views
+from tools.int8_calibration import Channels, listening, refer, views
 from tools.int8_fidelity import logits_error
 from tools.int8_graphs import Array, Sizes
 from tools.plant_outliers import plant
@@ -48,6 +48,8 @@ def compare(model: Path, int8: Path) -> tuple[float, list[float]]:
         (("channels", "hidden", "values"), 120, 42),
         (("tokens",), 60, 43),
         (("channels", "hidden", "tokens"), 120, 44),
+        (("channels", "values", "queries", "biases", "value_biases", "steady"), 120, 47),
+        (("patches", "attended", "text_norms"), 40, 48),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, tuple) else str(value),
 )
@@ -85,21 +87,21 @@ def test_a_row_that_is_large_as_a_whole_hides_no_small_column() -> None:
 def test_the_balanced_model_is_the_same_function() -> None:
     model, tokenizer = load_model(EMOJI_MODEL), AutoTokenizer.from_pretrained(EMOJI_MODEL)
     pictures = views(SAMPLES[0].parent, Preprocessor.from_folder(EMOJI_MODEL))[:6]
-    largest: dict[str, Array] = {}
+    seen: dict[str, Channels] = {}
 
     def note(name: str, x: Array) -> None:
-        largest[name] = np.maximum(np.abs(x).max(axis=0), largest.get(name, 0))
+        seen[name] = seen[name] | Channels.of(x) if name in seen else Channels.of(x)
 
     with listening(model, note):
         expected = [refer(model, tokenizer, pixels) for pixels in pictures]
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    balanced = balance(lambda name: state[name].numpy(), Sizes.of(model.config), largest)
+    balanced = balance(lambda name: state[name].numpy(), Sizes.of(model.config), seen)
     for name, tensor in model.state_dict().items():
         tensor.copy_(torch.from_numpy(balanced(name)))
     for name, module in model.named_modules():
         if name.endswith("mlp.fc2") or (name.endswith("output.dense") and "attention" not in name):
-            factor = torch.from_numpy(balanced(f"{name}.input_factor"))
-            module.register_forward_pre_hook(lambda _, inputs, factor=factor: (inputs[0] * factor,))
+            centre, factor = (torch.from_numpy(balanced(f"{name}.input_{part}")) for part in ("centre", "factor"))
+            module.register_forward_pre_hook(lambda _, inputs, c=centre, f=factor: ((inputs[0] - c) * f,))
     assert any(not torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
     for pixels, before in zip(pictures, expected, strict=True):
         assert np.allclose(refer(model, tokenizer, pixels).logits, before.logits, rtol=1e-5, atol=1e-5)
