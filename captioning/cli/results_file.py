@@ -68,21 +68,18 @@ def open_results(output: str | None, form: Form, made_with: MadeWith, *, resume:
         results.write(form.header)
         yield results
         return
-    begun = os.path.isfile(output) and os.path.getsize(output) > 0
-    if begun and not resume:
+    if _is_begun(output) and not resume:
         raise click.UsageError(f"{visible(output)} exists; go on with it by --resume, or name another file.")
+    captioned, size = captioned_in(output, form, made_with)
     try:
-        captioned, size = captioned_in(output, form, made_with) if begun else (set(), 0)
-        if begun:
+        if size:
             os.truncate(output, size)  # what was cut short
         file = open(output, "ab")  # noqa: SIM115 - closed below, where its errors are others than those here
     except OSError as error:
         raise click.UsageError(f"{visible(output)} cannot be written: {error.strerror}.") from error
-    except ValueError as error:
-        raise click.UsageError(f"{visible(output)} does not hold what this command writes in this form.") from error
     results = Results(file, visible(output), captioned)
     try:
-        if not begun:
+        if not size:
             results.write(form.header)
             if not isinstance(form, Jsonl):
                 write_whole(_beside(output), json.dumps(made_with, indent=2) + "\n")
@@ -92,13 +89,26 @@ def open_results(output: str | None, form: Form, made_with: MadeWith, *, resume:
 
 
 def captioned_in(path: str, form: Form, made_with: MadeWith) -> tuple[set[str], int]:
-    """Return the sources that a file has captions for, and the bytes of its whole records.
+    """Return the sources that a file has captions for, and the bytes of its whole records, if there is such a file.
 
     Raises:
-        click.UsageError: the captions were made with something else.
-        ValueError: the file holds something else.
-        OSError: it cannot be read.
+        click.UsageError: it cannot be read, holds something else, or its captions were made with something else.
     """
+    if not _is_begun(path):
+        return set(), 0
+    try:
+        return _captioned_in(path, form, made_with)
+    except OSError as error:
+        raise click.UsageError(f"{visible(path)} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise click.UsageError(f"{visible(path)} does not hold what this command writes in this form.") from error
+
+
+def _is_begun(path: str) -> bool:
+    return os.path.isfile(path) and os.path.getsize(path) > 0
+
+
+def _captioned_in(path: str, form: Form, made_with: MadeWith) -> tuple[set[str], int]:
     captioned: set[str] = set()
     with open(path, "rb") as file:
         lines = _WholeLines(file)

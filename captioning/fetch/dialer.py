@@ -6,8 +6,12 @@ or to another spelling of the same address.
 
 from __future__ import annotations
 
+import errno
+import os
+import select
 import socket
 import ssl
+from functools import partial
 from typing import Any
 
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
@@ -54,19 +58,18 @@ class Dialer:
 
     def _connect(self, addresses: list[Address], deadline: Deadline) -> LimitedSocket:
         """Return a connection to the first address that answers."""
-        failure: OSError | None = None
+        failure: OSError | ImageFetchTimeout | None = None
         for position, (family, where) in enumerate(addresses):
             # A silent address must leave time for those after it.
             patience = min(self._connect_timeout_s, deadline.remaining() / (len(addresses) - position))
+            sentence = f"The image's server accepted no connection within {patience:.3g} seconds."
             try:
-                return _connected(family, where, patience)
-            except OSError as exc:
+                return _connected(family, where, deadline.within(patience, partial(ImageFetchTimeout, sentence)))
+            except (OSError, ImageFetchTimeout) as exc:
                 failure = exc
         deadline.remaining()
-        if isinstance(failure, TimeoutError):
-            raise ImageFetchTimeout(
-                f"The image's server accepted no connection within {patience:.3g} seconds."
-            ) from failure
+        if isinstance(failure, ImageFetchTimeout):
+            raise failure
         raise ImageFetchFailed("The image's server could not be reached.", detail=str(failure)) from failure
 
     def _encrypt(self, plain: LimitedSocket, host: str, deadline: Deadline) -> LimitedSocket:
@@ -84,11 +87,18 @@ class Dialer:
         return encrypted
 
 
-def _connected(family: socket.AddressFamily, where: tuple[Any, ...], patience_s: float) -> LimitedSocket:
+def _connected(family: socket.AddressFamily, where: tuple[Any, ...], deadline: Deadline) -> LimitedSocket:
     dialled = LimitedSocket(family, socket.SOCK_STREAM)
     try:
-        dialled.settimeout(patience_s)
-        dialled.connect(where)
+        dialled.setblocking(False)
+        error = dialled.connect_ex(where)
+        answered = select.poll()
+        answered.register(dialled, select.POLLOUT)
+        while error == errno.EINPROGRESS:
+            if answered.poll(1_000 * deadline.poll_s()):
+                error = dialled.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, os.strerror(error))
     except BaseException:
         dialled.close()
         raise

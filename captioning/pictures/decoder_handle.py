@@ -23,6 +23,7 @@ from captioning.deadline import Deadline
 from captioning.errors import ImageTooCostly
 from captioning.pictures.wire import ANSWER, BUG, MAX_TEXT_BYTES, PICTURE, REFUSALS, SIZE, Setup
 
+_IT_ENDED = (BrokenPipeError, ConnectionResetError, EOFError)
 _TICK_S = 0.05  # how often it is looked up whether somebody still waits
 
 
@@ -60,7 +61,7 @@ class DecoderHandle:
         """Tell the process what to do, once; return whether it is there to do that."""
         self.clean = False
         if self._is_running() and self._setup in (None, setup):
-            with suppress(BrokenPipeError):
+            with suppress(*_IT_ENDED):
                 if self._setup is None:
                     self._send(pickle.dumps(setup), deadline)
                 self._setup = setup
@@ -80,7 +81,7 @@ class DecoderHandle:
         try:
             self._send(data, deadline)
             return self._receive_answer(self._setup.preprocess.size, deadline)
-        except (BrokenPipeError, ConnectionResetError, EOFError):
+        except _IT_ENDED:
             raise self._cause_of_death() from None
 
     def kill(self) -> None:

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import Self
 
 from captioning.deadline import Deadline
-from captioning.errors import DeadlineExceeded, ImageTooCostly
+from captioning.errors import ImageTooCostly
 from captioning.pictures.decoder_handle import Decoded, DecoderHandle, KilledFromOutside
 from captioning.pictures.wire import Preprocess, Setup
 from captioning.settings import Settings
@@ -91,9 +91,9 @@ class Decoders:
         """Hold a process; put it back if it is as good as before, or else have it replaced."""
         while True:
             try:
-                process = self._idle.get(timeout=deadline.remaining())
+                process = self._idle.get(timeout=deadline.poll_s())
             except queue.Empty:
-                raise DeadlineExceeded(detail="waited for a decoder process") from None
+                continue
             try:
                 if process.set_up(setup, deadline):
                     yield process

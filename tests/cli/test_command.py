@@ -217,6 +217,19 @@ def test_resume_names_what_differs(caption: Caption, tmp_path: Path) -> None:
         assert Path(f"out{form}").read_bytes() == before
 
 
+@pytest.mark.parametrize("begun", [None, b"", b"something else\n"], ids=["no file", "an empty one", "a foreign one"])
+def test_a_dry_run_resumes_whatever_a_run_resumes(caption: Caption, tmp_path: Path, begun: bytes | None) -> None:
+    copy_samples(tmp_path, "a.jpg")
+    if begun is not None:
+        Path("out.csv").write_bytes(begun)
+    ran = caption("a.jpg", "--csv", "-o", "out.csv", "--resume", "--dry-run")
+    if begun:
+        assert (ran.returncode, ran.stdout) == (2, b"")
+        assert b"does not hold what this command writes" in ran.stderr
+    else:
+        assert (ran.returncode, ran.stdout) == (0, b"a.jpg\n"), ran.stderr
+
+
 def test_sidecars_hold_the_captions_and_those_that_exist_are_kept(caption: Caption, tmp_path: Path) -> None:
     copy_samples(tmp_path, "in/a.jpg", "in/b.v2.png", "in/c.webp")
     (tmp_path / "in" / "c.txt").write_text("my own words")

@@ -394,6 +394,14 @@ def test_a_silent_only_address_is_a_timeout_that_names_its_seconds(silent_port: 
         make_fetcher(connect_timeout_s=0.3).fetch(f"http://127.0.0.3:{silent_port}/")
 
 
+def test_waiting_for_a_silent_address_ends_with_the_caller(silent_port: int) -> None:
+    leaving = iter([False] * 3)
+    with ended_in_time(), pytest.raises(errors.DeadlineExceeded, match="gone"):
+        make_fetcher(connect_timeout_s=60, timeout_s=60).fetch(
+            f"http://127.0.0.3:{silent_port}/", deadline=Deadline(math.inf, lambda: next(leaving, True))
+        )
+
+
 def test_no_more_than_eight_addresses_are_dialled(names: Names) -> None:
     names.tell("scan.example", [f"127.0.0.{n}" for n in range(10, 19)])
     with (

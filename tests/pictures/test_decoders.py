@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import signal
 import subprocess
@@ -279,6 +280,22 @@ def test_a_failed_start_is_tried_again(monkeypatch: pytest.MonkeyPatch, caplog: 
     with closing(Decoders(**LIMITS)) as decoders:
         assert decode(decoders).shape == (3, 384, 384)
     assert "no process ids" in caplog.text
+
+
+def test_waiting_for_a_process_ends_with_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    may_start = threading.Event()
+
+    class Popen(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            may_start.wait()
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    leaving = iter([False] * 2)
+    with closing(Decoders(**LIMITS)) as decoders:
+        with pytest.raises(DeadlineExceeded, match="gone"):
+            decoders.decode(PICTURE, BLIP, Deadline(math.inf, lambda: next(leaving, True)))
+        may_start.set()
 
 
 @pytest.mark.parametrize("stopped", [False, True])

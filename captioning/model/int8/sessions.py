@@ -57,9 +57,13 @@ def _prepack(folder: Path, target: Path) -> bool:
     """Have another process save the prepacked graphs as the folder ``target``; tell whether that could be done."""
     # What it takes to save them would stay with this process: freed memory seldom goes back to the kernel.
     command = [sys.executable, "-m", __name__, str(folder.resolve())]
-    finished = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True)  # noqa: S603 - it is this module
-    if finished.returncode:
-        reason = (finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"])[-1]
+    try:
+        finished = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True)  # noqa: S603 - it is this module
+        code, said = finished.returncode, finished.stderr
+    except OSError as error:  # no memory for it, or no process ids
+        code, said = 1, str(error)
+    if code:
+        reason = (said.strip().splitlines() or [f"exit code {code}"])[-1]
         log.warning("The weights cannot be saved prepacked (%s), so each worker holds its own copy of them.", reason)
     return target.is_dir()
 
