@@ -191,6 +191,23 @@ def test_an_aperture_that_cannot_be_fails_no_avif(aperture: bytes) -> None:
     assert_close(decoded(with_properties(data, aperture)), decoded(data), 0)
 
 
+@pytest.mark.parametrize(("transfer", "hdr"), [(1, False), (13, False), (14, False), (16, True), (18, True)])
+@pytest.mark.parametrize("form", ["PNG", "AVIF"])
+def test_hdr_is_refused_by_its_transfer_function(form: str, transfer: int, hdr: bool) -> None:
+    if form == "PNG":
+        data = encoded(quadrants(), "PNG")
+        data = data[:33] + png_chunk(b"cICP", bytes([9, transfer, 0, 1])) + data[33:]
+    else:
+        data = encoded(quadrants(), "AVIF", quality=100, subsampling="4:4:4", speed=10)
+        at = data.index(b"nclx") + 6
+        data = data[:at] + transfer.to_bytes(2) + data[at + 2 :]
+    if hdr:
+        with pytest.raises(UnsupportedImage, match="HDR"):
+            decoded(data)
+    else:
+        assert_close(decoded(data), quadrants(), 3)
+
+
 def test_alpha_is_blended_as_pillow_blends_it() -> None:
     rng = np.random.default_rng(0)
     rgba = Image.fromarray(rng.integers(0, 256, (64, 64, 4), dtype=np.uint8))

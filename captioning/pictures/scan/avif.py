@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 from fractions import Fraction
 
+from captioning.pictures.scan.hdr import refuse_hdr
 from captioning.pictures.scan.limits import MAX_PARTS, without_room
 
 _BOX = struct.Struct(">I4s")
@@ -17,8 +18,14 @@ _METADATA_ITEM = re.compile(rb"(infe(?:\x02.{3}.{2}|\x03.{3}.{4}).{2})(?:Exif|mi
 
 
 def essential(data: bytes, filler: bytes) -> bytes:
-    """Give items of metadata a type that no reader knows, and make up a little of the last box."""
+    """Give items of metadata a type that no reader knows, and make up a little of the last box.
+
+    Raises UnsupportedImage where the primary item is in PQ or HLG.
+    """
     data = without_room(data)
+    colour = _primary_property(data, b"colr")
+    if data[colour : colour + 4] == b"nclx":
+        refuse_hdr(int.from_bytes(data[colour + 6 : colour + 8]))
     parts: list[bytes] = []
     at = 0
     for kind, _, end in _boxes(data, 0, len(data)):
@@ -36,17 +43,10 @@ def clean_aperture(data: bytes, size: tuple[int, int]) -> tuple[int, int, int, i
 
     None where its primary item has no such property, or one that does not lie inside on whole pixels.
     """
+    begin = _primary_property(data, b"clap")
     try:
-        meta = _children(data, 0, len(data))[b"meta"]
-        items = _children(data, meta[0] + 4, meta[1])
-        properties = _children(data, *items[b"iprp"])
-        start = items[b"pitm"][0]
-        primary = int.from_bytes(data[start + 4 : start + (8 if data[start] else 6)])
-        boxes = [(kind, begin) for kind, begin, _ in _boxes(data, *properties[b"ipco"])]
-        found = [boxes[number - 1] for number in _property_numbers(data, properties[b"ipma"][0], primary) if number]
-        begin = next(begin for kind, begin in found if kind == b"clap")
         width, height, x, y = (Fraction(*pair) for pair in struct.iter_unpack(">iI", data[begin : begin + 32]))
-    except (KeyError, IndexError, StopIteration, ZeroDivisionError, ValueError, struct.error):
+    except (ZeroDivisionError, ValueError, struct.error):
         return None
     left, top = x + (size[0] - width) / 2, y + (size[1] - height) / 2
     edges = (left, top, left + width, top + height)
@@ -54,6 +54,21 @@ def clean_aperture(data: bytes, size: tuple[int, int]) -> tuple[int, int, int, i
     if not is_inside or any(edge.denominator > 1 for edge in edges):
         return None
     return int(edges[0]), int(edges[1]), int(edges[2]), int(edges[3])
+
+
+def _primary_property(data: bytes, kind: bytes) -> int:
+    """Return where the body of such a property of the primary item begins; the end of the data if it has none."""
+    try:
+        meta = _children(data, 0, len(data))[b"meta"]
+        items = _children(data, meta[0] + 4, meta[1])
+        properties = _children(data, *items[b"iprp"])
+        start = items[b"pitm"][0]
+        primary = int.from_bytes(data[start + 4 : start + (8 if data[start] else 6)])
+        boxes = [(known, begin) for known, begin, _ in _boxes(data, *properties[b"ipco"])]
+        found = [boxes[number - 1] for number in _property_numbers(data, properties[b"ipma"][0], primary) if number]
+        return next(begin for known, begin in found if known == kind)
+    except (KeyError, IndexError, StopIteration):
+        return len(data)
 
 
 def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:

@@ -10,6 +10,7 @@ import zlib
 
 from captioning.errors import CorruptImage, UnsupportedImage
 from captioning.pictures.orientation import exif_block, exif_orientation, xmp_orientation
+from captioning.pictures.scan.hdr import refuse_hdr
 from captioning.pictures.scan.limits import MAX_PARTS, without_room
 
 _MAX_TEXT_BYTES = 2**20
@@ -23,7 +24,7 @@ def essential(data: bytes, filler: bytes) -> bytes:
     IHDR. Colours that the palette lacks are black.
 
     Raises CorruptImage where there is no sound palette before the pixels that need one, and UnsupportedImage for CgBI,
-    Apple's PNG of other compression and order of colours.
+    Apple's PNG of other compression and order of colours, and for PQ and HLG.
     """
     data = without_room(data)
     has_palette = data[25:26] == b"\3"
@@ -41,6 +42,8 @@ def essential(data: bytes, filler: bytes) -> bytes:
             raise UnsupportedImage(
                 "PNG images of Apple's own kind (CgBI) are not supported; save it as an ordinary PNG."
             )
+        elif kind == b"cICP" and length == 4 and not pixels and _is_intact(data, at, end):
+            refuse_hdr(data[start + 1])
         elif kind == b"IHDR":
             kept.setdefault(kind, data[at : end + 4])
         elif kind == b"PLTE" and has_palette and not pixels and 0 < length <= 768 and _is_intact(data, at, end):
