@@ -77,7 +77,7 @@ def create_app(
         caption_routes(settings, admission, pipeline, metrics.observe_picture, name=name, revision=revision)
     )
     app.register_blueprint(page_routes(settings))
-    app.cli.add_command(caption_command(settings, load_engine, name_and_revision))
+    app.cli.add_command(caption_command(settings, load_engine))
     return app
 
 

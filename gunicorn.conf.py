@@ -87,7 +87,7 @@ def post_worker_init(worker: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Take a worker that ended, however it did, out of the gauges; and its place, if another has taken it already."""
+    """Remove a worker that ended from the gauges; if its successor runs already, lower the number of workers again."""
     forget_dead_workers()
     if worker.succession.asked and server.num_workers > len(server.WORKERS):
         server.num_workers -= 1

@@ -26,7 +26,7 @@ from captioning.errors import ModelFailed, ModelLoading
 from captioning.lifecycle import ModelStatus
 from captioning.model.batcher import Batcher
 from captioning.model.engine import Engine, warm_up
-from captioning.model.hub import ModelLoadError, download, find_folder, missing_folder
+from captioning.model.hub import ModelLoadError, download, find_folder, first_line, missing_folder
 from captioning.model.origin import Origin
 from captioning.model.registry import engine_kind
 from captioning.observe.logs import adopt_loggers
@@ -166,7 +166,7 @@ def load_engine(settings: Settings) -> Engine:
     except (OSError, ValueError, KeyError, RuntimeError, UnpicklingError) as error:
         # transformers, safetensors and torch raise these for broken, incomplete, foreign or hostile checkpoints.
         raise ModelLoadError(
-            f"The model {settings.model_id} cannot be loaded: {_first_line(error)}. Set MODEL_ID to {kind.model_id}."
+            f"The model {settings.model_id} cannot be loaded: {first_line(error)}. Set MODEL_ID to {kind.model_id}."
         ) from error
     return engine
 
@@ -210,11 +210,6 @@ def local_folder(settings: Settings) -> Path:
     import_module("huggingface_hub.utils")  # it brings a log handler of its own
     adopt_loggers("huggingface_hub")
     return download(settings.model_id, settings.revision)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(".")
 
 
 def keep(settings: Settings, out: Path) -> None:

@@ -15,7 +15,7 @@ _POLL_S = 0.5
 
 
 def still_in_line(since: float) -> Overloaded:
-    """Make the refusal of who has waited in vain, on the monotonic clock ``since`` then: that long again may do."""
+    """Make the 429 of a request that has waited since ``since``, monotonic; Retry-After is how long it has waited."""
     return Overloaded(detail="its time was over in the line", retry_after_s=time.monotonic() - since)
 
 
@@ -42,7 +42,7 @@ class Deadline:
         return self if self.at <= at else replace(self, at=at, error=error or self.error)
 
     def in_line(self) -> Deadline:
-        """Return the same moment for who stands in a line from now on: whoever still does so then is `Overloaded`."""
+        """Return this deadline for a wait in line that begins now: when it passes, `Overloaded` is raised."""
         return replace(self, error=partial(still_in_line, time.monotonic()))
 
     def remaining(self) -> float:

@@ -11,8 +11,8 @@
 
 Whoever still stands in a line at the deadline is refused as those are who find no permit: it may come again.
 
-They are taken in this order and none is waited for by a holder of a later one, so no two requests can wait for each
-other. The model's queue, after the last of them, is bounded by `requests`.
+Only bytes and slots are waited for, and they are taken in this order; permits are never waited for. So no two requests
+can wait for each other. The model's queue, after the last of them, is bounded by `requests`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Permits:
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """Be counted as the holder of a permit, though there be none left: others are then refused the sooner."""
+        """Count as one permit in use, even if all are taken; others are then refused earlier."""
         with self._lock:
             self.in_use += 1
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -12,7 +11,7 @@ from captioning.cache.captions import CachedCaption, CaptionCache
 from captioning.cache.key import caption_key, picture_digest
 from captioning.cache.url_digests import UrlDigests
 from captioning.deadline import Deadline
-from captioning.errors import DeadlineExceeded, ImageFetchFailed, ImageFetchTimeout, Overloaded, UnusableImage
+from captioning.errors import ImageFetchFailed, ImageFetchTimeout, Overloaded, UnusableImage
 from captioning.fetch.codings import EndedEarly
 from captioning.fetch.fetcher import Fetcher
 from captioning.fetch.urls import parse_url
@@ -187,8 +186,6 @@ class Pipeline:
                 patience_s = (deadline if future.running() else line).poll_s()
                 try:
                     return future.result(timeout=patience_s)
-                except CancelledError as error:
-                    raise DeadlineExceeded(detail="waited for the model") from error
                 except TimeoutError:
                     continue
         finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Literal
 
 from pydantic import Field, ValidationError
@@ -159,11 +158,6 @@ class Settings(BaseSettings):
     def bulk_at_once(self) -> int:
         """Return how many pictures of one bulk request may be in the works: a quarter of all."""
         return max(1, self.max_concurrent_requests // 4)
-
-    @property
-    def logging_level(self) -> int:
-        """Return the level as the logging module counts it."""
-        return logging.getLevelNamesMapping()[self.log_level]
 
 
 def load_settings() -> Settings:

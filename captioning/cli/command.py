@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from captioning.cli.sidecars import Kind, Sidecars
 from captioning.cli.sources import STANDARD_INPUT, list_sources, read_list
 from captioning.cli.whole_files import CannotWrite
 from captioning.model.engine import Engine, GenerationOptions
+from captioning.model.registry import name_and_revision
 from captioning.observe.start_report import misspelt_settings
 from captioning.pictures.formats import ENDINGS
 from captioning.settings import (
@@ -61,21 +62,11 @@ Examples:
 """
 
 
-@dataclass(frozen=True)
-class _Model:
-    """How the command gets its model: ``load`` raises `ModelFailed` where there is none."""
-
-    load: Callable[[Settings], Engine]
-    name_and_revision: Callable[[Settings], tuple[str, str | None]]
+LoadModel = Callable[[Settings], Engine]
 
 
-def caption_command(
-    settings: Settings,
-    load: Callable[[Settings], Engine],
-    name_and_revision: Callable[[Settings], tuple[str, str | None]],
-) -> click.Command:
-    """Make the command; ``load`` raises `ModelFailed` where there is no model, which the other function names."""
-    model = _Model(load, name_and_revision)
+def caption_command(settings: Settings, load: LoadModel) -> click.Command:
+    """Make the command; ``load`` raises `ModelFailed` where there is no model."""
 
     @click.command("caption", help=_HELP)
     @click.argument("names", metavar="PATH_OR_URL...", nargs=-1)
@@ -136,7 +127,7 @@ def caption_command(
             logging.getLogger("captioning").setLevel(logging.WARNING)  # the command's sentences tell how it goes
         for warning in misspelt_settings(os.environ):
             click.echo(warning, err=True)
-        click.get_current_context().exit(_caption(settings, model, **arguments))
+        click.get_current_context().exit(_caption(settings, load, **arguments))
 
     return caption
 
@@ -147,7 +138,7 @@ def _count(name: str, limit: int, default: int, meaning: str) -> Callable[[Calla
 
 def _caption(
     settings: Settings,
-    model: _Model,
+    load: LoadModel,
     *,
     names: tuple[str, ...],
     from_list: str | None,
@@ -193,7 +184,7 @@ def _caption(
         no_repeat_ngram_size=no_repeat_ngram_size,
         repetition_penalty=repetition_penalty,
     )
-    name, revision = model.name_and_revision(settings)
+    name, revision = name_and_revision(settings)
     made_with = {"model": name, "revision": revision, "engine": settings.engine, **asdict(options)}
     made_with |= {"prefix": prefix, "suffix": suffix}
     json_lines = Jsonl(made_with, details=details, candidates=candidates or 0)
@@ -214,7 +205,7 @@ def _caption(
             progress = Progress(total=len(wanted), done=len(wanted) - len(left))
             make_page = partial(HtmlReport, html, made_with, settings) if html else None
             report = Report(results, form, progress, sidecars=sidecars, make_page=make_page, around=(prefix, suffix))
-            return run(left, settings, options, model.load, report, resumable=output is not None)
+            return run(left, settings, options, load, report, resumable=output is not None)
     except CannotWrite as error:
         click.echo(str(error), err=True)
         return CANNOT_WRITE

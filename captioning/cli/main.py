@@ -6,7 +6,6 @@ import sys
 
 from captioning.cli.command import caption_command
 from captioning.cli.run import WRONG_USAGE
-from captioning.model.registry import name_and_revision
 from captioning.observe.logs import configure_logging
 from captioning.settings import SettingsError, load_settings
 from model_loader import load_engine
@@ -20,4 +19,4 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.exit(WRONG_USAGE)
     configure_logging(settings)
-    caption_command(settings, load_engine, name_and_revision).main(prog_name="smartscan-caption")
+    caption_command(settings, load_engine).main(prog_name="smartscan-caption")

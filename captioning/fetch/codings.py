@@ -19,7 +19,8 @@ import brotli
 from backports import zstd
 
 from captioning.deadline import Deadline
-from captioning.errors import ImageFetchFailed, ImageTooLarge
+from captioning.errors import ImageFetchFailed
+from captioning.limits import check_image_bytes
 
 _NAMES = ("gzip", "x-gzip", "deflate", "br", "zstd")
 _PIECE = 65_536
@@ -124,11 +125,10 @@ def _peeked(pieces: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
 
 
 def _limited(pieces: Iterable[bytes], max_bytes: int, on_bytes: Callable[[int], None] | None) -> Iterator[bytes]:
-    left = max_bytes
+    size = 0
     for piece in pieces:
-        left -= len(piece)
-        if left < 0:
-            raise ImageTooLarge(f"The image is larger than {max_bytes:,} bytes.")
+        size += len(piece)
+        check_image_bytes(size, max_bytes)
         if on_bytes is not None:
             on_bytes(len(piece))
         yield piece

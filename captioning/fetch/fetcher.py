@@ -19,12 +19,13 @@ from requests import Response
 from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
 
 from captioning.deadline import UNLIMITED, Deadline
-from captioning.errors import ImageFetchFailed, ImageFetchTimeout, ImageNotFound, ImageTooLarge, InvalidImageUrl
+from captioning.errors import ImageFetchFailed, ImageFetchTimeout, ImageNotFound, InvalidImageUrl
 from captioning.fetch.codings import EndedEarly, unpacked
 from captioning.fetch.destinations import Destinations
 from captioning.fetch.dialer import Dialer
 from captioning.fetch.transport import Transport
 from captioning.fetch.urls import Url, parse_url
+from captioning.limits import check_image_bytes
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 # 4xx that may be otherwise in a while (RFC 9110, RFC 8470, RFC 6585), as any 5xx may.
@@ -106,9 +107,7 @@ class Fetcher:
 
     def _body(self, answer: Response, deadline: Deadline, on_bytes: Callable[[int], None]) -> bytes:
         _check_status(answer)
-        too_large = ImageTooLarge(f"The image is larger than {self._max_bytes:,} bytes.")
-        if (answer.raw.length_remaining or 0) > self._max_bytes:
-            raise too_large
+        check_image_bytes(answer.raw.length_remaining or 0, self._max_bytes)
         pieces = unpacked(
             _received(answer),
             answer.headers["Content-Encoding"].split(","),
@@ -120,8 +119,7 @@ class Fetcher:
         try:
             for piece in pieces:
                 deadline.check()
-                if body.tell() + len(piece) > self._max_bytes:
-                    raise too_large
+                check_image_bytes(body.tell() + len(piece), self._max_bytes)
                 on_bytes(len(piece))
                 body.write(piece)
         except EndedEarly as exc:

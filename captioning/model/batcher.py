@@ -210,8 +210,8 @@ class Batcher:
     def _take(self) -> list[_Job]:
         """Take the oldest picture and those that share its batch; refuse who is late by now, and need not wait for it.
 
-        Pictures become late when batches take longer than before. The one with the most time is spared: what nobody
-        runs shows no better speed.
+        Pictures become late when batches take longer than before. The one with the latest deadline is kept: without
+        running one, no new speed could be measured.
         """
         for job in list(self._waiting):
             try:

@@ -138,7 +138,7 @@ def _explain(error: BaseException, revision: str | None) -> tuple[str, str]:
     if isinstance(error, (httpx.TransportError, ConnectionError, TimeoutError)):
         through = " through the proxy" if isinstance(error, httpx.ProxyError) else ""
         return (
-            f"cannot be reached{through} ({_first_line(error)})",
+            f"cannot be reached{through} ({first_line(error)})",
             "give this machine access to the hub (HTTPS_PROXY, SSL_CERT_FILE and HF_ENDPOINT are obeyed), "
             "or set MODEL_ID to a folder that holds the model, such as MODEL_ID=models/blip-emoji",
         )
@@ -169,6 +169,7 @@ def _near_folder(model_id: str) -> str | None:
     return near[0] if near else None
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return what an error says first, for the middle of a sentence."""
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__).rstrip(".")

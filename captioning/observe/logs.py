@@ -30,7 +30,7 @@ def configure_logging(settings: Settings) -> None:
         logging.root.addHandler(handler)
         logging.captureWarnings(True)
         threading.excepthook = _log_end_of_thread
-    logging.getLogger("captioning").setLevel(settings.logging_level)
+    logging.getLogger("captioning").setLevel(settings.log_level)
     # It would log whole URLs, secrets in their queries included, whenever a server's headers are odd.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
 

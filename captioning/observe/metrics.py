@@ -73,7 +73,7 @@ class Metrics:
         }
         self._model_state = self._gauge("model_state", "Workers whose model is in this state.", "status")
         self._memory = self._gauge("worker_memory_bytes", "Resident memory of a worker.", "worker", "kind")
-        self._readings: list[Callable[[], None]] = []
+        self._read_gauges: Callable[[], None] = lambda: None
         self._full = False
 
     def watch(self, limits: Limits, batcher: Batcher, readiness: Callable[[], Readiness]) -> None:
@@ -89,7 +89,7 @@ class Metrics:
             for kind, size in resident_memory().items():
                 self._memory.labels(str(os.getpid()), kind).set(size)
 
-        self._readings.append(read)
+        self._read_gauges = read
 
     def start(self) -> None:
         """Begin to serve: count this process as started, and read the gauges from now on."""
@@ -134,9 +134,8 @@ class Metrics:
         return generate_latest(registry)
 
     def _read(self) -> None:
-        for read in self._readings:
-            with self._if_there_is_room():
-                read()
+        with self._if_there_is_room():
+            self._read_gauges()
 
     @contextmanager
     def _if_there_is_room(self) -> Iterator[None]:

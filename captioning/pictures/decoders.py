@@ -61,7 +61,8 @@ class Decoders:
 
     def close(self) -> None:
         """End the processes that are idle; call it when none is busy, and start nothing afterwards."""
-        self.start()
+        if self._starter.ident is None:
+            return
         self._spent.put(None)
         self._starter.join()
         while not self._idle.empty():

@@ -173,7 +173,7 @@ def _checked_fields(request: h11.Request) -> dict[bytes, bytes]:
         fields[name] = value
     if request.http_version not in (b"1.0", b"1.1"):
         raise BadHttp("not HTTP/1", HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
-    if not request.target.startswith((b"/", b"http://", b"https://")) and request.target != b"*":
+    if not request.target.startswith((b"/", b"http://", b"https://")):
         raise BadHttp("a target that is no path")
     if not _HOST.fullmatch(fields.get(b"host", b"")):
         raise BadHttp("a Host that is none")

@@ -24,7 +24,7 @@ def make_environ(request: h11.Request, *, client: Any, server: Any, script_name:
         BadHttp: the path is not below the prefix.
     """
     target = request.target.decode("ascii").partition("#")[0]
-    if not target.startswith(("/", "*")):
+    if not target.startswith("/"):
         target = "/" + target.partition("://")[2].partition("/")[2]  # the absolute form (RFC 9112, section 3.2.2)
     path, _, query = target.partition("?")
     if not f"{path}/".startswith(f"{script_name}/"):

@@ -39,7 +39,7 @@ class Admission:
             raise Overloaded(retry_after_s=self.expected_wait_s())
 
     def permit(self, permits: Permits, source: object) -> AbstractContextManager[None]:
-        """Hold the permits for one picture, which a text names and anything else brings.
+        """Hold the permits for one picture; a ``source`` that is a text is a URL, and needs a URL's permit too.
 
         Raises:
             Overloaded: there is none.
@@ -59,8 +59,8 @@ class Admission:
     def is_hopeless(self, permits: Permits, body: bytes, *, names_picture: bool) -> bool:
         """Tell whether there is no permit now for a request with this body; ``names_picture`` says that it is JSON.
 
-        JSON for one caption holds a URL, unless it is long, or brings the picture in a data: URL. What holds neither is
-        no better off: it may come again, and is told then what is wrong with it.
+        JSON for one caption holds a URL, unless it is long, or brings the picture in a data: URL. A body with neither
+        is refused too; when it comes again, it is told what is wrong.
         """
         if permits.full:
             return True

@@ -128,7 +128,7 @@ def expected_body(
         permits = admission.api_keys.permits_of(admission.api_keys.check(request))
         admission.check(environ)
         deadline = request_deadline(request, timeout_s)
-    except Exception:  # noqa: BLE001 - the application meets it again as it answers, and says what it is
+    except CaptioningError:  # the application meets it again as it answers
         return None
     names_picture = paths[request.path] and request.is_json
     return ExpectedBody(deadline.at, partial(admission.is_hopeless, permits, names_picture=names_picture))

@@ -27,7 +27,6 @@ from PIL import Image
 from pydantic.alias_generators import to_camel
 
 from captioning.cli.command import caption_command
-from captioning.model.registry import name_and_revision
 from captioning.settings import Settings
 from captioning.web.fields import Options
 from model_loader import load_engine
@@ -426,7 +425,7 @@ def test_wrong_usage_is_refused_before_anything_is_done(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     settings = Settings(engine="int8", model_id=str(int8_folder))
-    command = caption_command(settings, load_engine, name_and_revision)
+    command = caption_command(settings, load_engine)
     (tmp_path / "precious.txt").write_text("eggs")
     wrong: dict[tuple[str, ...], str] = {
         (): "Missing argument",
