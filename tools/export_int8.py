@@ -32,8 +32,11 @@ from captioning.model.preprocessor import Preprocessor
 from captioning.model.torch_engine import load_model
 from captioning.settings import Settings
 from model_loader import local_folder
+from tools.blip_sizes import Array, Sizes
 from tools.int8_balance import balance
 from tools.int8_calibration import PICTURES, Channels, listening, refer, views
+from tools.int8_decoder import build_decoder
+from tools.int8_encoder import build_encoder
 from tools.int8_fidelity import (
     LARGEST_ERROR,
     LARGEST_MEDIAN_ERROR,
@@ -43,7 +46,6 @@ from tools.int8_fidelity import (
     measure,
     table,
 )
-from tools.int8_graphs import Array, Sizes, build_decoder, build_encoder
 
 
 class ExportError(Exception):

@@ -27,8 +27,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tools.blip_sizes import Array, Sizes, Weights
 from tools.int8_calibration import Channels
-from tools.int8_graphs import Array, Sizes, Weights
 
 ALPHA = 0.5
 # A hidden neuron may be silent on all calibration pictures. What it does on others is told by its weights: LayerNorm

@@ -18,9 +18,10 @@ from onnx import helper
 from captioning.model.engine import GenerationOptions, Pixels
 from captioning.model.int8.engine import Int8Engine
 from captioning.model.int8.manifest import Fidelity, LayerFidelity
+from tools.blip_sizes import Array
 from tools.int8_balance import Balanced
 from tools.int8_calibration import MAX_NEW_TOKENS, Reference
-from tools.int8_graphs import Array, block_size, quantize_blocks, quantize_channels
+from tools.int8_quantize import block_size, quantize_blocks, quantize_channels
 
 WORDS = "text_decoder.cls.predictions.decoder"  # always 8 bits: the embeddings are looked up in it
 LARGEST_PRODUCT_ERROR = 0.05  # a matrix whose product is worse stays float32

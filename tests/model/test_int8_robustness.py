@@ -18,11 +18,11 @@ from captioning.model.int8.manifest import MANIFEST, Manifest
 from captioning.model.preprocessor import Preprocessor
 from captioning.model.torch_engine import load_model
 from tests.conftest import EMOJI_MODEL, SAMPLES
+from tools.blip_sizes import Array, Sizes
 from tools.export_int8 import ExportError, export
 from tools.int8_balance import balance, column_sizes
 from tools.int8_calibration import Channels, listening, refer, views
 from tools.int8_fidelity import logits_error
-from tools.int8_graphs import Array, Sizes
 from tools.plant_outliers import plant
 
 

@@ -1,7 +1,7 @@
 """BLIP in 8 bits on ONNX Runtime, from a folder that `make export` wrote; neither torch nor transformers is imported.
 
 Greedy and beam search give what transformers' `generate` gives for the same logits. The graphs, and what their
-inputs and outputs are, stand in tools/int8_graphs.py.
+inputs and outputs are, stand in tools/int8_encoder.py and tools/int8_decoder.py.
 """
 
 from __future__ import annotations
