@@ -89,5 +89,5 @@ def post_worker_init(worker: Any) -> None:
 def child_exit(server: Any, worker: Any) -> None:
     """Remove a worker that ended from the gauges; if its successor runs already, lower the number of workers again."""
     forget_dead_workers()
-    if worker.succession.asked and server.num_workers > len(server.WORKERS):
+    if worker.succession.asked and server.num_workers > max(len(server.WORKERS), server.cfg.workers):
         server.num_workers -= 1

@@ -220,8 +220,7 @@ def keep(settings: Settings, out: Path) -> None:
     """
     folder = local_folder(settings)
     shutil.copytree(folder, out)  # the hub's cache links to files elsewhere: these come with it
-    commit = folder.name if folder.parent.name == "snapshots" else None
-    Origin(source=settings.model_id, revision=commit).write(out)
+    Origin.of(folder, named=settings.model_id).write(out)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from transformers import AutoTokenizer, BlipConfig
 
 from captioning.model.hub import ModelLoadError
 from captioning.model.int8.manifest import MANIFEST, Manifest
+from captioning.model.origin import Origin
 from captioning.model.preprocessor import Preprocessor
 from captioning.model.torch_engine import load_model
 from captioning.settings import Settings
@@ -96,8 +97,7 @@ def export(
     with checkpoint.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     manifest = Manifest(
-        source=model_id,
-        revision=folder.name if folder.parent.name == "snapshots" else None,
+        **Origin.of(folder, named=model_id).model_dump(),
         weights_sha256=digest,
         image_tokens=sizes.image_tokens,
         text_layers=sizes.text_layers,

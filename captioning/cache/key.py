@@ -15,6 +15,7 @@ VERSION = 5
 
 # By ending: the files of a model, its weights apart, that captions can depend on.
 _SMALL_FILES = (".json", ".txt")
+_NOTE = "origin.json"  # of where they came from: see captioning.model.origin
 
 
 def picture_digest(encoded: bytes) -> bytes:
@@ -36,7 +37,7 @@ def files_sha256(folder: Path, weights: tuple[str, ...]) -> str:
     """
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.suffix in (*_SMALL_FILES, *weights):
+        if path.suffix in (*_SMALL_FILES, *weights) and path.name != _NOTE:
             with path.open("rb") as file:
                 total.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return total.hexdigest()

@@ -85,9 +85,9 @@ class Resolver:
         error: Exception | None = None
         try:
             found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, MemoryError) as exc:
             error = exc
-        with self._changed:  # before it is answered: who asks from then on is told what is true by then
+        with self._changed:  # before it is answered: who asks from then on begins a new look-up
             del self._running[host]
             self._changed.notify_all()
         if error is not None:

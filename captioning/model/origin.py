@@ -17,6 +17,14 @@ class Origin(BaseModel):
     source: str  # hub name or folder
     revision: str | None  # commit of a hub model
 
+    @classmethod
+    def of(cls, folder: Path, *, named: str) -> Origin:
+        """Return what the note in a folder says, or else what the folder itself tells of a model so ``named``."""
+        try:
+            return cls.read(folder)
+        except OSError:
+            return cls(source=named, revision=folder.name if folder.parent.name == "snapshots" else None)
+
     def write(self, folder: Path) -> None:
         """Write the note."""
         (folder / _NAME).write_text(self.model_dump_json(indent=2) + "\n")

@@ -59,6 +59,7 @@ class BodyReader:
             piece = bytes(connection.received[:room]) or connection.receive(room)
             del connection.received[:room]
             if piece is None:
+                incoming.leave_room()
                 connection.expires_at = incoming.expires_at
                 return
             incoming.receive(piece)
@@ -72,7 +73,10 @@ class BodyReader:
 
     def paused(self) -> list[Connection]:
         """Return some whose bodies are not read for want of room: there may be room by now, for a later one too."""
-        return list(islice(self._paused, _ASK_AT_ONCE))
+        some = list(islice(self._paused, _ASK_AT_ONCE))
+        for connection in some:
+            self._paused[connection] = self._paused.pop(connection)  # behind the others, who are next
+        return some
 
     def expire(self, connection: Connection, incoming: IncomingBody) -> None:
         """End the wait for a body if its time is over, else say until when there is time."""

@@ -45,6 +45,10 @@ class IncomingBody:
             size = min(size, length - self.size)
         return size if self._hold.try_grow(size) else 0
 
+    def leave_room(self) -> None:
+        """Give back the room for what was not there to be read."""
+        self._hold.shrink(self.size)
+
     @property
     def is_whole(self) -> bool:
         """Tell whether nothing more is to come."""
@@ -80,7 +84,7 @@ class IncomingBody:
         except BadHttp as error:
             self._failure = InvalidRequest("The request body is badly framed.", detail=str(error))
             return
-        self._hold.shrink(self.size)
+        self.leave_room()
         if self.size > self._rules.max_bytes:
             self._failure = BodyTooLarge(f"The request body is over the limit of {self._rules.max_bytes:,} bytes.")
 

@@ -48,14 +48,18 @@ class RequestThreads:
         answer: Future[None] = Future()
         if (incoming := connection.incoming) is not None:
             is_hopeless, arrived = incoming.is_hopeless, incoming.arrived()
-            if is_hopeless and not connection.pipelined and can_log():
+            if is_hopeless and not connection.pipelined:
+                connection.environ[REFUSED] = True
                 self._to_refuse.append((connection, answer))
                 return answer
             connection.environ[ARRIVED_BODY] = arrived
+        self._submit(connection, answer)
+        return answer
+
+    def _submit(self, connection: Connection, answer: Future[None]) -> None:
         threads = self._pipelined if connection.pipelined else self._threads
         with suppress(RuntimeError):  # the system gives no more threads: those that there are take it
             threads.submit(self._answer, connection, answer)
-        return answer
 
     @property
     def refusals_wait(self) -> bool:
@@ -63,11 +67,10 @@ class RequestThreads:
         return bool(self._to_refuse)
 
     def refuse_some(self) -> None:
-        """Answer a few of those that are sure to be refused, in this thread."""
+        """Answer a few of those that are sure to be refused: in this thread, unless the log would hold it up."""
         for _ in range(min(_REFUSE_AT_ONCE, len(self._to_refuse))):
             connection, answer = self._to_refuse.popleft()
-            connection.environ[REFUSED] = True
-            self._answer(connection, answer)
+            (self._answer if can_log() else self._submit)(connection, answer)
 
     def _answer(self, connection: Connection, answer: Future[None]) -> None:
         try:

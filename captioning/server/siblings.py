@@ -8,7 +8,9 @@ drops with the process. They also go when the process closes any descriptor of t
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
+import struct
 import threading
 from contextlib import suppress
 
@@ -16,6 +18,9 @@ from contextlib import suppress
 _LOADS = 0  # will serve newcomers when its model is loaded
 _READY = 1  # serves newcomers, and stays
 _SERVES = 2  # serves newcomers, though it may be about to leave
+
+
+_FLOCK = struct.Struct("hhqqi4x")  # Linux' struct flock: type, whence, start, length, process
 
 
 class Siblings:
@@ -26,7 +31,6 @@ class Siblings:
         self._listener = listener
         self._lock = threading.Lock()
         self._leaving = False
-        self._marked: set[int] = set()
         with self._lock:
             self._mark(_LOADS)
 
@@ -64,23 +68,21 @@ class Siblings:
         return self._another_has(_SERVES)
 
     def _mark(self, state: int) -> None:
-        self._marked.add(state)
         with suppress(OSError):  # a kernel without such locks: then each process is alone
             fcntl.lockf(self._listener, fcntl.LOCK_SH, 1, state)
 
     def _unmark(self, state: int) -> None:
-        self._marked.discard(state)
         with suppress(OSError):
             fcntl.lockf(self._listener, fcntl.LOCK_UN, 1, state)
 
     def _another_has(self, state: int) -> bool:
-        """Try to take a lock, which is the way to see that of another."""
-        with self._lock:
-            try:
-                fcntl.lockf(self._listener, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, state)
-            except BlockingIOError:
-                return True
-            except OSError:
-                return False
-            (self._mark if state in self._marked else self._unmark)(state)
-            return False
+        return another_has_locked(self._listener.fileno(), state)
+
+
+def another_has_locked(descriptor: int, byte: int) -> bool:
+    """Tell whether another process has a lock on a byte, without taking it: others may be asking, too."""
+    try:
+        found = fcntl.fcntl(descriptor, fcntl.F_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
+    except OSError:
+        return False
+    return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)

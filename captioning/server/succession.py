@@ -7,6 +7,7 @@ gap stands in memory and on a socket that all of them have from their first proc
 from __future__ import annotations
 
 import fcntl
+import math
 import mmap
 import os
 import signal
@@ -16,11 +17,13 @@ import time
 from contextlib import suppress
 from functools import cache
 
+from captioning.server.siblings import another_has_locked
+
 _TO_SHOW_ITSELF_S = 5.0  # for a worker that was forked
 
-_shared = mmap.mmap(-1, 24)
-# Monotonic times: of the last fork; of the newest one whose worker siblings see; of the newest one that got ready.
-_LAST_FORK, _NEWEST_SEEN, _NEWEST_READY = 0, 8, 16
+_shared = mmap.mmap(-1, 16)
+# Monotonic times: of the last fork, and of the newest one whose worker siblings see.
+_LAST_FORK, _NEWEST_SEEN = 0, 8
 _new_master = socket.socket(socket.AF_UNIX).detach()  # a descriptor, locked by the new master for as long as it lives
 
 
@@ -58,7 +61,7 @@ class Succession:
     def __init__(self) -> None:
         """Prepare."""
         self._forks = _forks()
-        self._asked_at = 0.0
+        self._asked_at = -math.inf
         self._asked = mmap.mmap(-1, 1)  # the master reads it
 
     @property
@@ -66,23 +69,22 @@ class Succession:
         """Tell, in the master too, whether one more worker was asked for to take this one's place."""
         return self._asked[0] != 0
 
-    def ask(self, master: int) -> None:
-        """Have one more worker started, which gunicorn would do only when this one has gone."""
-        self._asked[0] = 1
-        self._asked_at = time.monotonic()
-        os.kill(master, signal.SIGTTIN)
+    def ask(self, master: int) -> bool:
+        """Have one more worker started, which gunicorn would do only when this one has gone; tell whether one was.
+
+        A signal may be lost, in a master that was stopped for a while: it is sent again where no fork follows.
+        """
+        if self.asked and _at(_LAST_FORK) > self._asked_at:
+            return True
+        if time.monotonic() > self._asked_at + _TO_SHOW_ITSELF_S:
+            self._asked[0] = 1
+            self._asked_at = time.monotonic()
+            os.kill(master, signal.SIGTTIN)
+        return False
 
     def say_seen(self) -> None:
         """Let others look at what siblings of this worker see."""
-        self._raise(_NEWEST_SEEN)
-
-    def say_ready(self) -> None:
-        """Let an older worker that asked for it leave its place to this one."""
-        self._raise(_NEWEST_READY)
-
-    def has_come(self) -> bool:
-        """Tell whether a worker has been ready that was started since this one asked, if it did."""
-        return _at(_NEWEST_READY) > self._asked_at
+        struct.pack_into("d", _shared, _NEWEST_SEEN, max(_at(_NEWEST_SEEN), self._forks.last_at))
 
     def is_one_forked(self) -> bool:
         """Tell whether a worker was forked that siblings do not see yet."""
@@ -91,17 +93,7 @@ class Succession:
 
     def has_new_master(self) -> bool:
         """Tell whether a new master lives, whose workers may not have been forked yet."""
-        try:
-            fcntl.lockf(_new_master, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        fcntl.lockf(_new_master, fcntl.LOCK_UN)
-        return False
-
-    def _raise(self, place: int) -> None:
-        struct.pack_into("d", _shared, place, max(_at(place), self._forks.last_at))
+        return another_has_locked(_new_master, 0)
 
 
 def _at(place: int) -> float:

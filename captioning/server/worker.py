@@ -150,7 +150,6 @@ class Worker(GunicornWorker):  # type: ignore[misc]
     def say_ready(self) -> None:
         """Let siblings leave newcomers to this process; to be called before anybody is told that it is ready."""
         self._siblings.say_ready()
-        self.succession.say_ready()
         self._may_serve = True
 
     def others_serve(self) -> bool:
@@ -180,13 +179,12 @@ class Worker(GunicornWorker):  # type: ignore[misc]
         """Serve on until a sibling can take this one's place; tell whether one can. None can when the service stops."""
         if not (self._may_serve and self.waits_for_successor) or self._interrupted:
             return self._siblings.any_ready()
-        if not self._was_told:
-            self.succession.ask(self.ppid)
         while self._has_master():
+            expected = self._was_told or self.succession.ask(self.ppid)
             ready = self._siblings.any_ready()
             coming = self._siblings.any_loading() or self.succession.is_one_forked()
-            # All who were told to leave may do so at once: they wait for all who take their places.
-            if ready and (not coming if self._was_told else self.succession.has_come()):
+            # All who leave may do so at once: they wait for all who take their places.
+            if ready and expected and not coming:
                 return True
             if self._was_told and not (ready or coming or self.succession.has_new_master()):
                 return False

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -292,10 +292,10 @@ def test_waiting_for_a_process_ends_with_the_caller(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(subprocess, "Popen", Popen)
     leaving = iter([False] * 2)
-    with closing(Decoders(**LIMITS)) as decoders:
+    with closing(Decoders(**LIMITS)) as decoders, ExitStack() as before_that:
+        before_that.callback(may_start.set)
         with pytest.raises(DeadlineExceeded, match="gone"):
             decoders.decode(PICTURE, BLIP, Deadline(math.inf, lambda: next(leaving, True)))
-        may_start.set()
 
 
 @pytest.mark.parametrize("stopped", [False, True])

@@ -32,7 +32,7 @@ class Loop:
     def serve(self, connection: Connection) -> None:
         if connection.environ["PATH_INFO"] == "/bug":
             self.asked.set()
-            self.may_fail.wait()
+            self.may_fail.wait(60)
             raise RuntimeError("a bug")
         exchange = connection.exchange
         for piece in (exchange.start_answer("200 OK", [("Content-Length", "0")], close=False), exchange.end_answer()):
@@ -69,16 +69,19 @@ def loop() -> Iterator[Loop]:
         thread = threading.Thread(target=turn)
         thread.start()
         yield told
+        told.may_fail.set()
         over.set()
         thread.join()
         events.newcomers.stop()
-        events.close_idle()
+        while events.busy:  # so that no socket stays behind
+            events.close_idle()
+            events.turn(0.05)
 
 
 def test_a_bug_in_a_request_whose_client_has_gone(loop: Loop, caplog: pytest.LogCaptureFixture) -> None:
     with socket.create_connection(("127.0.0.1", loop.port)) as client:
         client.sendall(GET.replace(b"/ ", b"/bug "))
-        loop.asked.wait()
+        assert loop.asked.wait(60)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # its end is a reset
     loop.may_fail.set()
     wait_until(lambda: "did not answer" in caplog.text)
@@ -116,7 +119,7 @@ def test_where_the_system_gives_no_more_threads_those_that_there_are_answer(
     with socket.create_connection(("127.0.0.1", loop.port), timeout=60) as held:
         monkeypatch.setattr(threading.Thread, "start", no_more)
         held.sendall(GET.replace(b"/ ", b"/bug "))
-        loop.asked.wait()
+        assert loop.asked.wait(60)
         with socket.create_connection(("127.0.0.1", loop.port), timeout=60) as client:
             client.sendall(GET)
             loop.may_fail.set()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import Mock
 
+import pytest
+
+from captioning.server import request_threads
 from captioning.server.request_threads import RequestThreads, can_log
 from captioning.web.admission import REFUSED
 
@@ -55,6 +59,19 @@ def test_a_health_check_does_not_wait_for_a_long_row_of_refusals() -> None:
     assert served[1:] == hopeless, "first come, first served"
     assert all(each.environ[REFUSED] for each in hopeless)
     assert all(answer.done() for answer in answers)
+
+
+def test_refusals_wait_in_a_thread_for_a_log_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    served_in: list[threading.Thread] = []
+    threads = RequestThreads(lambda connection: served_in.append(threading.current_thread()), threads=1)
+    answers = [threads.begin(hopeless_request()) for _ in range(20)]
+    takes_lines = iter([True, True])
+    monkeypatch.setattr(request_threads, "can_log", lambda: next(takes_lines, False))
+    while threads.refusals_wait:
+        threads.refuse_some()
+    for answer in answers:
+        answer.result(timeout=60)
+    assert served_in.count(threading.current_thread()) == 2
 
 
 def test_a_bug_met_in_the_main_loop_is_reported_as_if_it_came_from_a_thread() -> None:

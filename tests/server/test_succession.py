@@ -42,8 +42,7 @@ def test_an_old_master_that_is_stopped_at_once_leaves_no_gap(
         wait_until(lambda: "Handling signal: usr2" in log.read_text())
         server.process.send_signal(stop)
         try:
-            while log.read_text().count("Booting worker") < 2:
-                assert caption() == 200
+            wait_until(lambda: caption() == 200 and log.read_text().count("Booting worker") == 2)
             assert [caption() for _ in range(5)] == [200] * 5
             Path(loading["OTHERS_LOAD"]).touch()
             assert server.process.wait(60) == 0
@@ -64,8 +63,7 @@ def test_a_worker_that_served_its_share_stays_until_another_has_come_in_addition
     others.touch()
     wait_until(lambda: service.log.read_text().count("The model is ready") == 2)
     others.unlink()
-    while service.log.read_text().count("Booting worker") < 3:
-        assert service.upload(PICTURE).status_code == 200
+    wait_until(lambda: service.upload(PICTURE).ok and service.log.read_text().count("Booting worker") == 3)
     first, *_ = service.worker_pids()
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: first not in service.worker_pids())

@@ -74,7 +74,7 @@ def _primary_property(data: bytes, kind: bytes) -> int:
 def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """Yield each box' kind, where its body begins and where it ends, which may be beyond the data."""
     for _ in range(MAX_PARTS):
-        if at + _BOX.size > end:
+        if at + _BOX.size > min(end, len(data)):
             break
         size, kind = _BOX.unpack_from(data, at)
         body = at + _BOX.size
@@ -85,7 +85,7 @@ def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _children(data: bytes, at: int, end: int) -> dict[bytes, tuple[int, int]]:
-    return {kind: (begin, stop) for kind, begin, stop in reversed([*_boxes(data, at, min(end, len(data)))])}
+    return {kind: (begin, stop) for kind, begin, stop in reversed([*_boxes(data, at, end)])}
 
 
 def _property_numbers(data: bytes, at: int, item: int) -> list[int]:

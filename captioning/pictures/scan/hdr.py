@@ -10,4 +10,4 @@ _PQ, _HLG = 16, 18  # ITU-T H.273, table 3
 def refuse_hdr(transfer: int) -> None:
     """Raise UnsupportedImage where a file's transfer characteristics are those of HDR."""
     if transfer in (_PQ, _HLG):
-        raise UnsupportedImage("HDR images (PQ, HLG) are not supported; save it as an ordinary (SDR) one.")
+        raise UnsupportedImage("HDR images (PQ, HLG) are not supported; save this one as an ordinary (SDR) image.")
