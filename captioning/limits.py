@@ -149,11 +149,13 @@ class Limits:
     @classmethod
     def from_settings(cls, settings: Settings) -> Limits:
         """Make the limits that the settings ask for."""
+        # A data: URL in JSON stands in memory five times while it is read: see captioning.web.caption_request. What is
+        # small has room for what any body takes.
+        largest_body = 5 * settings.max_body_bytes + 4 * URL_BODY_BYTES
         return cls(
             requests=Permits(settings.max_concurrent_requests),
             urls=Permits(settings.max_concurrent_downloads),
-            # A data: URL in JSON stands in memory five times while it is read: see captioning.web.caption_request.
-            bodies=ByteBudget(2 * settings.max_body_bytes, largest=5 * settings.max_body_bytes, free=URL_BODY_BYTES),
+            bodies=ByteBudget(2 * settings.max_body_bytes, largest=largest_body, free=URL_BODY_BYTES),
             downloads=Slots(settings.max_concurrent_downloads),
             # Each of three layers of brotli or zstd keeps as much again: see captioning.fetch.codings.
             pictures=ByteBudget(2 * settings.max_image_bytes, largest=4 * settings.max_image_bytes),

@@ -17,7 +17,7 @@ from typing import Any
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from captioning.deadline import Deadline
-from captioning.errors import CaptioningError, ImageFetchFailed, ImageFetchTimeout
+from captioning.errors import CaptioningError, ImageFetchFailed, ImageFetchTimeout, Overloaded
 from captioning.fetch.destinations import Destinations
 from captioning.fetch.handshake import handshake_failure
 from captioning.fetch.limited_socket import LimitedSocket, LimitedTlsSocket, polled
@@ -26,6 +26,10 @@ from captioning.fetch.urls import Url
 
 # A host name may have any number of addresses, and a fetch is no port scan.
 _MAX_ADDRESSES = 8
+
+
+# No descriptors, or no memory for a socket: the picture's server has no part in it.
+_OWN_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Dialer:
@@ -70,6 +74,8 @@ class Dialer:
         deadline.remaining()
         if isinstance(failure, ImageFetchTimeout):
             raise failure
+        if failure is not None and failure.errno in _OWN_SHORTAGES:
+            raise Overloaded(detail=str(failure), retry_after_s=1) from failure
         raise ImageFetchFailed("The image's server could not be reached.", detail=str(failure)) from failure
 
     def _encrypt(self, plain: LimitedSocket, host: str, deadline: Deadline) -> LimitedSocket:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from captioning.deadline import Deadline
-from captioning.errors import ImageFetchFailed, InvalidImageUrl
+from captioning.errors import ImageFetchFailed, InvalidImageUrl, Overloaded
 
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
@@ -71,7 +71,7 @@ class Resolver:
                     try:
                         thread.start()
                     except RuntimeError as exc:
-                        raise ImageFetchFailed(detail=str(exc)) from exc
+                        raise Overloaded(detail=str(exc), retry_after_s=1) from exc
                     self._running[host] = answer, time.monotonic()
                     return answer
                 self._changed.wait(timeout=deadline.poll_s())

@@ -90,9 +90,10 @@ class Decoders:
     @contextmanager
     def _process(self, setup: Setup, deadline: Deadline) -> Iterator[DecoderHandle]:
         """Hold a process; put it back if it is as good as before, or else have it replaced."""
+        line = deadline.in_line()
         while True:
             try:
-                process = self._idle.get(timeout=deadline.poll_s())
+                process = self._idle.get(timeout=line.poll_s())
             except queue.Empty:
                 continue
             try:

@@ -35,6 +35,8 @@ class RequestThreads:
         self._serve = serve
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="request")
         self._pipelined = ThreadPoolExecutor(PIPELINED_THREADS, thread_name_prefix="pipelined")
+        for pool in (self._threads, self._pipelined):
+            pool.submit(lambda: None).result()  # each has a thread from now on, also where there are no more later
         self._to_refuse: deque[tuple[Connection, Future[None]]] = deque()
 
     def has_place_for(self, connection: Connection) -> bool:

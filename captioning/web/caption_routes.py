@@ -37,6 +37,7 @@ from captioning.web.caption_request import (
     parse_captions_request,
     picture_of,
 )
+from captioning.web.data_urls import is_data_url
 from captioning.web.error_answers import as_captioning_error
 from captioning.web.image_urls import source_of
 from captioning.web.request_deadline import request_deadline
@@ -117,8 +118,9 @@ def caption_routes(
                 finally:
                     body.give_back(len(given))
 
+            # Bytes first: while they wait, no other request may have theirs, and a picture's server may be silent.
             done = each_as_admitted(
-                range(len(sources)),
+                sorted(range(len(sources)), key=lambda index: _is_plain_url(sources[index])),
                 caption_one,
                 permit=partial(admission.url_permit, g.permits),
                 at_once=settings.bulk_at_once,
@@ -168,6 +170,10 @@ def caption_routes(
         return CaptionAnswer(**shown)
 
     return routes
+
+
+def _is_plain_url(source: str | bytes) -> bool:
+    return isinstance(source, str) and not is_data_url(source)
 
 
 def _line(answer: tuple[int, CaptionAnswer | PictureError]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import socket
 import threading
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captioning import errors
+from captioning.fetch.limited_socket import LimitedSocket
 from tests.bad_servers import (
     BadServer,
     Connection,
@@ -244,3 +246,13 @@ def test_the_size_of_each_piece_is_told_before_it_is_kept() -> None:
         assert sum(told) == len(PICTURE)
         with pytest.raises(errors.Overloaded):
             make_fetcher().fetch(server.url(), on_bytes=refuse)
+
+
+def test_a_lack_of_descriptors_is_not_the_image_servers_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(LimitedSocket, "connect_ex", connect)
+    with pytest.raises(errors.Overloaded) as refused:
+        make_fetcher().fetch("http://127.0.0.1:9/")
+    assert refused.value.retry_after_s is not None

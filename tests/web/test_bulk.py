@@ -24,9 +24,18 @@ from tests.conftest import SAMPLES, Service
 Start = Callable[..., Service]
 
 
-def test_every_source_is_yielded_once_with_its_place() -> None:
+def test_every_source_is_yielded_once_with_its_result() -> None:
     done = dict(each_as_admitted("abcdefg", str.upper, permit=partial(Permits(3).permit, float), at_once=8))
-    assert {index: future.result() for index, future in done.items()} == dict(enumerate("ABCDEFG"))
+    assert {source: future.result() for source, future in done.items()} == dict(zip("abcdefg", "ABCDEFG", strict=True))
+
+
+def test_where_the_system_gives_no_more_threads_they_are_done_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_more)
+    done = dict(each_as_admitted("abc", str.upper, permit=partial(Permits(3).permit, float), at_once=8))
+    assert {source: future.result() for source, future in done.items()} == {"a": "A", "b": "B", "c": "C"}
 
 
 def test_no_more_are_in_the_works_than_have_permits() -> None:
@@ -54,7 +63,7 @@ def test_without_a_free_permit_it_goes_on_with_the_caller_s_own() -> None:
     permits = Permits(1)
     with permits.permit(lambda: 0.0):
         done = list(each_as_admitted(range(5), lambda number: number, permit=partial(permits.permit, float), at_once=4))
-    assert [index for index, _ in done] == [0, 1, 2, 3, 4]
+    assert [number for number, _ in done] == [0, 1, 2, 3, 4]
 
 
 def test_permits_are_given_back_when_it_is_closed_early() -> None:
