@@ -2,7 +2,7 @@
 
     python -m benchmarks.encoders --int8 build/blip-base-int8
 
-Both take turns within each round. A ratio over 1 speaks for two at a time. Memory is what its sessions have of their
+Both take turns within each round. Over 1, two at a time are faster. Memory is what the two sessions add of their
 own.
 """
 

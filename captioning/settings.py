@@ -54,7 +54,8 @@ class Settings(BaseSettings):
         description="prefix of all paths, such as /ai, where a proxy leaves it on",
     )
     reload_overlap: bool = Field(
-        True, description="a worker that is replaced serves until the next is ready; needs memory for one model more"
+        True,
+        description="a worker that is replaced serves until the next is ready; needs memory for one model more each",
     )
 
     max_new_tokens: int = Field(

@@ -14,7 +14,7 @@ shrinks by it. In the paper W is a column's largest weight, and one large row, o
 would hide all others. Here it is `column_sizes`.
 
 All s are powers of two: they change no bits. Centres are coarse, too, so that runs whose activations differ in the last
-bits make the same export.
+bits nearly always make the same export.
 
 Where nothing that is written can be changed, the graphs subtract and multiply: in front of the second matrix of an MLP,
 and where a LayerNorm's output is the decoder's residual, too. There, it is done only if there are outliers.
@@ -34,7 +34,7 @@ ALPHA = 0.5
 # A hidden neuron may be silent on all calibration pictures. What it does on others is told by its weights: LayerNorm
 # makes inputs of variance 1, so the neuron's are about normal with the norm of its row as standard deviation.
 DEVIATIONS = 6
-OUTLIER = 8  # times the channel in the middle: it is worth what a graph does about it for all channels
+OUTLIER = 8  # times the channel in the middle; beyond that, one more operator for all channels pays
 GELU_LEAST = 0.17  # gelu(x) is never below -0.17
 
 

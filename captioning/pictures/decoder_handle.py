@@ -103,7 +103,7 @@ class DecoderHandle:
             self.clean = not ends
             return Decoded(pixel_values, _sane(name.rstrip(b"\0")), (width, height))
         if length > MAX_TEXT_BYTES or code not in (*REFUSALS, BUG):
-            raise ImageTooCostly(detail="its decoder process talks nonsense")
+            raise ImageTooCostly(detail="its decoder process sent an answer of a wrong form")
         body = bytearray(length)
         self._receive_into(memoryview(body), deadline)
         if code == BUG:

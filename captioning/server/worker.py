@@ -71,7 +71,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]
     """The prefix of all paths, where a proxy passes them on with it."""
 
     waits_for_successor = True
-    """Whether there is memory for a second model while this worker's successor loads."""
+    """Whether there is memory for one model more while this worker's successor loads."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -45,7 +45,7 @@ def essential(data: bytes, filler: bytes) -> bytes:
     kept: list[bytes] = []
     scans: list[bytes] = []
     at, code = 2, 0
-    is_arithmetic = False
+    arithmetic = False
     for _ in range(MAX_PARTS):
         marker = _JPEG_MARKER.search(data, at)
         if marker is None:
@@ -56,7 +56,7 @@ def essential(data: bytes, filler: bytes) -> bytes:
         body = start + 4
         at = start + 2 + int.from_bytes(data[start + 2 : body])
         if code in _JPEG_FRAMES and not scans:
-            is_arithmetic = code in _JPEG_ARITHMETIC
+            arithmetic = code in _JPEG_ARITHMETIC
             bits, components = data[body : body + 1], data[body + 5 : body + 6]
             lacks_height = data[body + 1 : body + 3] == b"\0\0" and data.find(_DNL, at) >= 0
             if code not in _JPEG_READ or bits not in b"\x08" or components not in b"\1\3\4" or lacks_height:
@@ -87,7 +87,7 @@ def essential(data: bytes, filler: bytes) -> bytes:
         # What is left of a download whose room was made in advance, on disk or in flash.
         kept[-1] = kept[-1].rstrip(b"\0\xff")
     # The zeros with which arithmetic codes end are left out by encoders: before a marker, nothing can be missing.
-    if filler and (not is_arithmetic if code == _EOI else _has_all_scans(scans)):
+    if filler and (not arithmetic if code == _EOI else _has_all_scans(scans)):
         # libjpeg takes the rest for grey; or it is made of what is no sensible samples.
         kept.append((_NOISE if filler != b"\0" else b"") + b"\xff\xd9")
     elif code == _EOI:
