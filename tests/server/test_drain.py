@@ -119,7 +119,7 @@ def test_a_bulk_request_that_takes_too_long_is_answered_with_what_is_done(
     service = start_service(**FETCHING, **limits).wait_until_ready()
     alone = service.upload(PICTURE).json()
     data_url = "data:;base64," + base64.b64encode(PICTURE).decode()
-    body = {"imageUrls": [data_url, images.url("/a.jpg"), data_url]}
+    body = {"imageUrls": [data_url, images.url("/a.jpg"), images.url("/b.jpg")]}
     url = f"{service.url}/local-captions"
     bulk = callers.submit(requests.post, url, json=body, headers={"Accept": accept}, timeout=120)
     wait_until(lambda: len(images.requests) == 1)
