@@ -52,8 +52,13 @@ def on_starting(server: Any) -> None:
         server.log.warning("There is no room for metrics that workers share: each worker's /metrics is its own.")
 
 
-def nworkers_changed(server: Any, _new: int, _old: int | None) -> None:
-    """Put a new worker's sign of life where there is room by now: a file that cannot be made would end the master."""
+def nworkers_changed(server: Any, new: int, old: int | None) -> None:
+    """Note for which worker there is one more: the first that asked. Put its sign of life where there is room now."""
+    if old is not None and new == old + 1:
+        asking = (worker.succession for worker in server.WORKERS.values())
+        if succession := next((each for each in asking if each.asked and not each.granted), None):
+            succession.granted = True
+    # A file that cannot be made would end the master.
     for folder in writable_folders()[:1]:
         server.cfg.set("worker_tmp_dir", folder)
 
@@ -87,7 +92,7 @@ def post_worker_init(worker: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Remove a worker that ended from the gauges; if its successor runs already, lower the number of workers again."""
+    """Remove a worker that ended from the gauges; if there is one more in its place, lower their number again."""
     forget_dead_workers()
-    if worker.succession.asked and server.num_workers > max(len(server.WORKERS), server.cfg.workers):
+    if worker.succession.granted and server.num_workers > len(server.WORKERS):
         server.num_workers -= 1

@@ -54,6 +54,8 @@ class Resolver:
         error = answer.exception()
         if isinstance(error, UnicodeError):
             raise InvalidImageUrl("The image's URL names no valid host.", detail=str(error)) from error
+        if isinstance(error, MemoryError):
+            raise Overloaded(detail="no memory for a look-up", retry_after_s=1) from error
         if error is not None:
             raise ImageFetchFailed("The image's host name could not be found.", detail=str(error)) from error
         return answer.result()

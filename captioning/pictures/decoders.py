@@ -90,6 +90,7 @@ class Decoders:
     @contextmanager
     def _process(self, setup: Setup, deadline: Deadline) -> Iterator[DecoderHandle]:
         """Hold a process; put it back if it is as good as before, or else have it replaced."""
+        deadline.check()
         line = deadline.in_line()
         while True:
             try:

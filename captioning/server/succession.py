@@ -61,7 +61,8 @@ class Succession:
     def __init__(self) -> None:
         """Prepare."""
         self._forks = _forks()
-        self._asked_at = -math.inf
+        self._asked_at = math.inf
+        self.granted = False  # in the master: whether one more worker was started since this one asked
         self._asked = mmap.mmap(-1, 1)  # the master reads it
 
     @property
@@ -72,15 +73,14 @@ class Succession:
     def ask(self, master: int) -> bool:
         """Have one more worker started, which gunicorn would do only when this one has gone; tell whether one was.
 
-        A signal may be lost, in a master that was stopped for a while: it is sent again where no fork follows.
+        It asks once: a master may be busy for minutes and would then start one for each signal. Where one is lost, the
+        worker serves on until the next worker is started.
         """
-        if self.asked and _at(_LAST_FORK) > self._asked_at:
-            return True
-        if time.monotonic() > self._asked_at + _TO_SHOW_ITSELF_S:
+        if not self.asked:
             self._asked[0] = 1
             self._asked_at = time.monotonic()
             os.kill(master, signal.SIGTTIN)
-        return False
+        return _at(_LAST_FORK) > self._asked_at
 
     def say_seen(self) -> None:
         """Let others look at what siblings of this worker see."""

@@ -62,7 +62,7 @@ def _begun(work: Callable[[Source], Result], source: Source) -> Future[Result]:
     def run() -> None:
         try:
             future.set_result(work(source))
-        except Exception as error:  # noqa: BLE001 - whoever reads the future meets it
+        except BaseException as error:  # noqa: BLE001 - whoever reads the future meets it
             future.set_exception(error)
 
     try:
