@@ -90,12 +90,12 @@ class Decoders:
     @contextmanager
     def _process(self, setup: Setup, deadline: Deadline) -> Iterator[DecoderHandle]:
         """Hold a process; put it back if it is as good as before, or else have it replaced."""
-        deadline.check()
-        line = deadline.in_line()
+        line, patience_s = deadline.in_line(), 0.0
         while True:
             try:
-                process = self._idle.get(timeout=line.poll_s())
+                process = self._idle.get(timeout=patience_s)
             except queue.Empty:
+                patience_s = line.poll_s()
                 continue
             try:
                 if process.set_up(setup, deadline):
