@@ -175,7 +175,8 @@ def test_damaged_http_never_breaks_the_service(survivor: Service, message: bytes
     elif answer.status in UNPARSED_STATUSES - {400}:
         event(f"{answer.status} before the application")
         assert answer.is_json()
-        assert json.loads(answer.body)["code"] == "invalid_request"
+        # The answer to HEAD has no body, for who reads it.
+        assert message.startswith(b"HEAD") or json.loads(answer.body)["code"] == "invalid_request"
     elif answer.is_json() and answer.body:
         assert_is_of_the_table(answer)
     else:
