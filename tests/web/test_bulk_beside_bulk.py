@@ -45,7 +45,8 @@ def codes(answers: list[list[dict[str, str]]]) -> dict[str, int]:
 
 def answer_slowly(connection: Connection) -> None:
     """Send a picture of its own to each who asks, after a quarter of a second."""
-    request = connection.read_request()
+    if not (request := connection.read_request()):
+        return  # its caller left before it asked
     time.sleep(0.25)
     number = int(request.split()[1].rpartition(b"/")[2])
     connection.send(http_answer(PICTURES[number % len(PICTURES)] + b"%d" % number))
