@@ -12,6 +12,7 @@ import threading
 import time
 from concurrent.futures import Future, wait
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from captioning.deadline import Deadline
@@ -83,19 +84,15 @@ class Resolver:
         return answer
 
     def _run(self, host: str, answer: Future[list[Address]]) -> None:
-        found: list[Any] = []
-        error: Exception | None = None
         try:
             found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            tell = partial(answer.set_result, [(family, where) for family, _, _, _, where in found])
         except (OSError, ValueError, MemoryError) as exc:
-            error = exc
+            tell = partial(answer.set_exception, exc)
         with self._changed:  # before it is answered: who asks from then on begins a new look-up
             del self._running[host]
             self._changed.notify_all()
-        if error is not None:
-            answer.set_exception(error)
-        else:
-            answer.set_result([(family, where) for family, _, _, _, where in found])
+        tell()
 
 
 def _domain(host: str) -> str:

@@ -26,7 +26,7 @@ class BodyReader:
         self._connections = connections
         self._rules = rules
         self._on_end = on_end
-        self._paused: dict[Connection, IncomingBody] = {}
+        self._paused: dict[Connection, None] = {}  # in the order in which they are asked again
 
     @property
     def any_paused(self) -> bool:
@@ -46,14 +46,17 @@ class BodyReader:
                 connection.send(exchange.go_on(), lambda: None)
         connection.incoming = incoming = IncomingBody(exchange, self._rules, expected)
         self._connections.enter(connection, Phase.BODY, EVENT_READ, incoming.expires_at)
-        self.read(connection, incoming)
+        self.read(connection)
 
-    def read(self, connection: Connection, incoming: IncomingBody) -> None:
+    def read(self, connection: Connection) -> None:
         """Read more of a body; without room for it, wait for none of its events."""
+        incoming = connection.incoming
+        assert incoming is not None
         while not incoming.is_whole and (
             room := incoming.room_for(len(connection.received) or connection.readable_bytes())
         ):
-            if self._paused.pop(connection, None):
+            if connection in self._paused:
+                del self._paused[connection]
                 incoming.resume()
                 self._connections.watch(connection, EVENT_READ)
             piece = bytes(connection.received[:room]) or connection.receive(room)
@@ -66,7 +69,7 @@ class BodyReader:
         if incoming.is_whole and incoming.has_room_to_parse():
             self._on_end(connection)
             return
-        self._paused[connection] = incoming
+        self._paused[connection] = None
         incoming.pause()
         connection.expires_at = incoming.expires_at
         self._connections.watch(connection, 0)
@@ -78,8 +81,10 @@ class BodyReader:
             self._paused[connection] = self._paused.pop(connection)  # behind the others, who are next
         return some
 
-    def expire(self, connection: Connection, incoming: IncomingBody) -> None:
+    def expire(self, connection: Connection) -> None:
         """End the wait for a body if its time is over, else say until when there is time."""
+        incoming = connection.incoming
+        assert incoming is not None
         if incoming.is_too_late(time.monotonic()):
             self._on_end(connection)
         else:

@@ -83,7 +83,7 @@ class EventLoop:
         longest_s = 0 if self._threads.refusals_wait else _POLL_BUDGET_S if self._body_reader.any_paused else _SWEEP_S
         self._poller.poll(min(timeout_s, longest_s))
         for connection in self._body_reader.paused():
-            self._step(self._read_body, connection)
+            self._step(self._body_reader.read, connection)
         self._threads.refuse_some()
         if time.monotonic() >= self._sweep_at:
             self._sweep()
@@ -117,7 +117,7 @@ class EventLoop:
             case Phase.HEAD | Phase.IDLE:
                 self._read_head(connection)
             case Phase.BODY:
-                self._read_body(connection)
+                self._body_reader.read(connection)
             case Phase.WORKING | Phase.SENDING:
                 self._flush(connection)
             case Phase.LINGERING:
@@ -132,10 +132,6 @@ class EventLoop:
             self._log.exception("A connection met a bug, and is closed.")
             self._threads.working.discard(connection)
             self._close(connection)
-
-    def _read_body(self, connection: Connection) -> None:
-        if connection.incoming is not None:
-            self._body_reader.read(connection, connection.incoming)
 
     def _read_head(self, connection: Connection) -> None:
         piece = connection.receive(_PIECE // 8)
@@ -267,7 +263,7 @@ class EventLoop:
         if connection.incoming is None:
             self._close(connection)
         else:
-            self._body_reader.expire(connection, connection.incoming)
+            self._body_reader.expire(connection)
 
     def _make_room(self) -> None:
         if connection := self._connections.least_useful():
