@@ -9,7 +9,7 @@ import subprocess
 import pytest
 import requests
 
-from tests.conftest import ROOT, SAMPLES, free_port, wait_until
+from tests.conftest import ROOT, SAMPLES, free_port, is_there, wait_until
 from tests.deploy.dockerfile import Builder
 
 pytestmark = pytest.mark.slow
@@ -48,10 +48,7 @@ def test_an_image_serves_without_a_disk_to_write_to(builder: Builder, engine: st
 
     def ready() -> bool:
         assert container.poll() is None
-        try:
-            return requests.get(f"{url}/readyz", timeout=10).ok
-        except requests.ConnectionError:
-            return False
+        return is_there(f"{url}/readyz")
 
     try:
         wait_until(ready)

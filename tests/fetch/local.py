@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -72,6 +73,17 @@ def ended_in_time() -> Iterator[None]:
     started = time.monotonic()
     yield
     assert time.monotonic() - started < 10
+
+
+@contextmanager
+def memory_under(most_bytes: int) -> Iterator[None]:
+    """Check that Python takes no more memory than that at any time."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most_bytes
+    finally:
+        tracemalloc.stop()
 
 
 def open_files() -> int:

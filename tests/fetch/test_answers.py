@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import tracemalloc
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -11,7 +10,7 @@ import pytest
 
 from captioning import errors
 from tests.bad_servers import BadServer, answer_with, flood, http_answer
-from tests.fetch.local import make_fetcher
+from tests.fetch.local import make_fetcher, memory_under
 
 pytestmark = pytest.mark.usefixtures("names")
 
@@ -78,13 +77,8 @@ def test_many_header_lines_are_read(number: int) -> None:
 def test_headers_end_at_a_number_of_bytes(line: bytes) -> None:
     with BadServer(flood(b"HTTP/1.1 200 OK\r\n", line)) as server:
         fetcher = make_fetcher()
-        tracemalloc.start()
-        try:
-            with pytest.raises(errors.ImageFetchFailed, match="65,536 bytes of headers"):
-                fetcher.fetch(server.url())
-            assert tracemalloc.get_traced_memory()[1] < 4_000_000
-        finally:
-            tracemalloc.stop()
+        with memory_under(4_000_000), pytest.raises(errors.ImageFetchFailed, match="65,536 bytes of headers"):
+            fetcher.fetch(server.url())
 
 
 @pytest.mark.parametrize(
@@ -177,13 +171,8 @@ def test_a_line_between_chunks_ends_at_a_number_of_bytes(start: bytes) -> None:
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     with BadServer(flood(head + start, b"0" * 65_536)) as server:
         fetcher = make_fetcher(max_bytes=10_000_000)
-        tracemalloc.start()
-        try:
-            with pytest.raises(errors.ImageFetchFailed, match="4,096 bytes"):
-                fetcher.fetch(server.url())
-            assert tracemalloc.get_traced_memory()[1] < 1_000_000
-        finally:
-            tracemalloc.stop()
+        with memory_under(1_000_000), pytest.raises(errors.ImageFetchFailed, match="4,096 bytes"):
+            fetcher.fetch(server.url())
 
 
 def test_a_packed_body_may_be_announced_by_its_length_before() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import tracemalloc
 
 import pytest
 
@@ -16,7 +15,7 @@ from tests.bad_servers import (
     gzip_bomb,
     http_answer,
 )
-from tests.fetch.local import CHUNKED, OK, PICTURE, ended_in_time, make_fetcher
+from tests.fetch.local import CHUNKED, OK, PICTURE, ended_in_time, make_fetcher, memory_under
 
 pytestmark = pytest.mark.usefixtures("names")
 
@@ -59,13 +58,8 @@ def test_an_announced_length_over_the_limit_is_refused_unread() -> None:
 def test_a_flood_ends_at_a_number_of_bytes(start: bytes, wave: bytes, error: type[Exception]) -> None:
     with BadServer(flood(start, wave)) as server:
         fetcher = make_fetcher(max_bytes=200_000)
-        tracemalloc.start()
-        try:
-            with pytest.raises(error):
-                fetcher.fetch(server.url())
-            assert tracemalloc.get_traced_memory()[1] < 4_000_000
-        finally:
-            tracemalloc.stop()
+        with memory_under(4_000_000), pytest.raises(error):
+            fetcher.fetch(server.url())
 
 
 @pytest.mark.parametrize("coding", ["gzip", "x-gzip", "deflate"])
@@ -73,10 +67,5 @@ def test_a_bomb_is_unpacked_no_further_than_the_limit(coding: str) -> None:
     bomb = gzip_bomb(50_000_000)
     with BadServer(answer_with(http_answer(bomb, headers=[f"Content-Encoding: {coding}"]))) as server:
         fetcher = make_fetcher(max_bytes=1_000_000)
-        tracemalloc.start()
-        try:
-            with pytest.raises(errors.ImageTooLarge):
-                fetcher.fetch(server.url())
-            assert tracemalloc.get_traced_memory()[1] < 5_000_000
-        finally:
-            tracemalloc.stop()
+        with memory_under(5_000_000), pytest.raises(errors.ImageTooLarge):
+            fetcher.fetch(server.url())

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
 from captioning.observe.start_report import log_start, misspelt_settings
 from captioning.settings import Settings
-from tests.conftest import EMOJI_MODEL, Service, wait_until
+from tests.conftest import EMOJI_MODEL, Service, is_there, wait_until
 
 
 def start_lines(service: Service) -> list[dict[str, Any]]:
@@ -51,13 +50,6 @@ def test_the_line_names_both_an_export_and_the_model_that_it_was_made_from(
 ) -> None:
     (line,) = start_lines(start_service(ENGINE="int8", MODEL_ID=str(int8_folder), API_KEYS="s3cret"))
     assert (line["model"], line["model_id"]) == (str(EMOJI_MODEL), str(int8_folder))
-
-
-def is_there(url: str) -> bool:
-    try:
-        return requests.get(url, timeout=5).ok
-    except requests.ConnectionError:
-        return False
 
 
 def test_what_looks_like_a_mistake_is_a_warning_at_the_start(start_service: Callable[..., Service]) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import urljoin
 import pytest
 import requests
 
-from tests.conftest import EMOJI_MODEL, SAMPLES, Service, free_port, required_program, wait_until
+from tests.conftest import EMOJI_MODEL, SAMPLES, Service, free_port, is_there, required_program, wait_until
 
 SCRIPTS = sorted((Path(__file__).resolve().parents[2] / "captioning" / "web" / "static").glob("*.js"))
 
@@ -46,14 +46,8 @@ def below(
     proxy = subprocess.Popen([nginx, "-p", str(folder), "-c", "nginx.conf"], stderr=subprocess.DEVNULL)
     page = f"http://127.0.0.1:{port}/ai/"
 
-    def is_ready() -> bool:
-        try:
-            return requests.get(f"{page}readyz", timeout=10).ok
-        except requests.ConnectionError:
-            return False
-
     try:
-        wait_until(is_ready)
+        wait_until(lambda: is_there(f"{page}readyz"))
         yield page
     finally:
         proxy.terminate()
